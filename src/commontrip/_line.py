@@ -1,0 +1,79 @@
+"""The line to the store: how long to wait for an answer, whether anybody is there, and what time it is there."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from commontrip._errors import StoreSilentError, StoreUnavailableError
+from commontrip._listener import Listeners
+from commontrip._store import View
+
+T = TypeVar("T")
+
+PATIENCE = 0.5
+"""Seconds without any answer after which the store is taken for gone."""
+_SLICE = 0.1
+
+
+class Line:
+    """Carries questions to the store. `down` says that the replica has to decide alone."""
+
+    def __init__(self, clock: Callable[[], float], listeners: Listeners) -> None:
+        self.down = False
+        self.synchronized = False
+        self.offset = time.time() - clock()
+        self._clock = clock
+        self._listeners = listeners
+        self._answered_at = clock()
+        self._asked_at: float | None = None  # the first question since, to which there is no answer
+
+    def now(self) -> float:
+        """Return the store's clock, as far as known."""
+        return self._clock() + self.offset
+
+    async def call(
+        self, operation: str, work: Coroutine[Any, Any, T], *, patience: float = PATIENCE, vital: bool = True
+    ) -> T:
+        """Await an answer; what is not `vital` says nothing of the store's health when it fails."""
+        started, task, failed = self._clock(), asyncio.ensure_future(work), ""
+        try:
+            answer = await self._patiently(operation, task, patience)
+        except StoreUnavailableError as error:
+            failed = type(error).__name__
+            self._unwell(error, started, vital=vital)
+            raise
+        finally:
+            task.cancel()
+            self._listeners.tell("on_store", operation, self._clock() - started, failed)
+        self._well(answer, started)
+        return answer
+
+    @staticmethod
+    async def _patiently(operation: str, task: asyncio.Future[T], patience: float) -> T:
+        # In slices: time in which this process itself did not run is not the store's silence.
+        for _ in range(round(patience / _SLICE)):
+            if (await asyncio.wait({task}, timeout=_SLICE))[0]:
+                return task.result()
+        raise StoreSilentError(operation, f"no answer for {patience:g} s")
+
+    def _well(self, answer: object, started: float) -> None:
+        self._answered_at, self._asked_at = self._clock(), None
+        view = answer[0] if isinstance(answer, list) and answer else answer
+        if isinstance(view, View):
+            self.offset = view.now - (started + self._answered_at) / 2
+            self.synchronized = True
+        if self.down:
+            self.down = False
+            self._listeners.report("shared_mode", "", "the store answers again: breakers in use go back to the fleet")
+
+    def _unwell(self, error: StoreUnavailableError, started: float, *, vital: bool) -> None:
+        kind = "misconfigured" if error.misconfigured else "store_error"
+        self._listeners.report(kind, "", str(error))
+        if not vital:
+            return
+        self._asked_at = started if self._asked_at is None else self._asked_at
+        silent_for = self._clock() - max(self._asked_at, self._answered_at)
+        if not self.down and (not isinstance(error, StoreSilentError) or silent_for >= PATIENCE * 0.9):
+            self.down = True
+            self._listeners.report("local_mode", "", "the store is away: this replica decides alone")

@@ -1,0 +1,104 @@
+"""From an address to a redis-py client that suits a breaker: no retries of its own, short timeouts."""
+
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+_FORMS = (
+    "redis://host[:port][/db], rediss://…, unix:///path, "
+    "redis+sentinel://host[:port],…/service or redis+cluster://host[:port],…"
+)
+_CLIENT: dict[str, Any] = {
+    "decode_responses": True,
+    "encoding_errors": "replace",  # garbage in a key is repaired, not raised
+    "socket_connect_timeout": 1.0,
+    "socket_timeout": None,  # who asks sets the limit
+    "protocol": 2,
+}
+
+
+def _settings() -> dict[str, Any]:
+    # redis-py's own retries would send a script several times and outlive the store budget.
+    return {**_CLIENT, "retry": Retry(NoBackoff(), 0)}
+
+
+def connect(url: str) -> Any:
+    """Return a client for the address; a wrong one is a `ValueError` that does not repeat its password."""
+    if not isinstance(url, str):
+        raise ValueError(f"a store's address is a text such as {_FORMS}, not {url!r}")
+    scheme, _, rest = url.partition("://")
+    try:
+        if scheme in ("redis", "rediss", "unix") and rest:
+            _numbers(url)
+            return Redis.from_url(url, max_connections=64, **_settings())
+        if scheme in ("redis+sentinel", "rediss+sentinel"):
+            return _sentinel(url)
+        if scheme in ("redis+cluster", "rediss+cluster"):
+            return _cluster(url)
+    except ValueError as error:
+        raise ValueError(f"the store's address {_shown(url)!r} is wrong: {error}; it must be {_FORMS}") from None
+    raise ValueError(f"the store's address must be {_FORMS}, not {_shown(url)!r}")
+
+
+def _shown(url: str) -> str:
+    scheme, _, rest = url.rpartition("://")
+    return f"{scheme}://{'…@' if '@' in rest else ''}{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def _numbers(url: str) -> None:
+    """Raise for what redis-py would take and misread: a port or a database that is no number."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return
+    parts.port  # noqa: B018 - raises ValueError
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    if parts.path not in ("", "/") and not parts.path[1:].isdigit():
+        raise ValueError(f"the database must be a number, not {parts.path[1:]!r}")
+
+
+def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for part in netloc.rpartition("@")[2].split(","):
+        one = urlsplit(f"//{part}")
+        if not one.hostname:
+            raise ValueError(f"{part!r} names no host")
+        hosts.append((one.hostname, one.port or port))
+    return hosts
+
+
+def _login(netloc: str) -> dict[str, str]:
+    user, _, password = netloc.rpartition("@")[0].partition(":")
+    found = {"username": unquote(user), "password": unquote(password)}
+    return {key: value for key, value in found.items() if value}
+
+
+def _secure(url: str) -> dict[str, Any]:
+    return {"ssl": True} if url.startswith("rediss") else {}
+
+
+def _sentinel(url: str) -> Any:
+    parts = urlsplit(url)
+    service = parts.path.strip("/")
+    if not service:
+        raise ValueError("a Sentinel address ends with /service")
+    query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    if wrong := query.keys() - {"db", "sentinel_username", "sentinel_password"}:
+        raise ValueError(f"{sorted(wrong)} are not known")
+    login = {key.removeprefix("sentinel_"): value for key, value in query.items() if key.startswith("sentinel_")}
+    asked = {**_settings(), "socket_timeout": 1.0, **_secure(url), **login}
+    settings = {**_settings(), **_secure(url), **_login(parts.netloc), "db": int(query.get("db", "0"))}
+    sentinel: Any = Sentinel(_hosts(parts.netloc, 26379), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
+    return sentinel.master_for(service, **settings)
+
+
+def _cluster(url: str) -> Any:
+    parts = urlsplit(url)
+    nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)]
+    settings = {**_settings(), **_secure(url), **_login(parts.netloc)}
+    return RedisCluster(startup_nodes=nodes, **settings)

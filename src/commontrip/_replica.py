@@ -1,0 +1,334 @@
+"""One process in the fleet: batches, looks and the heartbeat, for all its circuits together.
+
+All three space out as the fleet grows, so that the store's load is bounded however many replicas there are.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import count
+from typing import Any, Protocol, TypeVar
+
+from commontrip._circuit import Circuit
+from commontrip._errors import StoreUnavailableError
+from commontrip._line import PATIENCE, Line
+from commontrip._listener import Applied, Listener, Listeners
+from commontrip._store import Batch, Change, Store, View
+from commontrip._transition import Transition, token, word
+
+T = TypeVar("T")
+
+BATCH, LOOK, HEARTBEAT = 0.1, 0.8, 10.0
+"""Seconds between two of each, in a small fleet."""
+_SHARES = {BATCH: 0.7, LOOK: 0.2, HEARTBEAT: 0.05}  # of the fleet's rate
+_ONE_CALL = 20  # breakers whose batches travel in one command
+
+
+class Registry(Protocol):
+    """Where a replica finds its circuits."""
+
+    def circuit(self, name: str) -> Circuit | None:
+        """Return the circuit of that name, if there is one."""
+        ...
+
+    def circuits(self) -> list[Circuit]:
+        """Return all."""
+        ...
+
+
+def _jitter() -> float:
+    return random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, keeps no secret
+
+
+class Replica:
+    """What the circuits of one process share. Made anew each time `Breakers` is entered, never used across a fork."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        listeners: Iterable[Listener],
+        *,
+        budget: float,
+        rate: float,
+        clock: Callable[[], float],
+        name: str,
+    ) -> None:
+        listeners = tuple(listeners)
+        self.id = name or word(f"{socket.gethostname()}-{os.getpid()}-{token()[:4]}")
+        self.store = store
+        self.clock = clock
+        self.budget = budget
+        self.listeners = Listeners(listeners, clock)
+        self.listening = bool(listeners)
+        self.line = Line(clock, self.listeners)
+        self.fleet = 1
+        self._registry = registry
+        self._rate = rate
+        self._numbers = count(1)
+        self._active: dict[str, Circuit] = {}
+        self._idle: dict[str, tuple[Circuit, float]] = {}
+        self._dirty: dict[str, Circuit] = {}
+        self._readers: dict[Circuit, asyncio.Future[View]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._errands: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self._hurried = False
+        self._next_batch = self._next_hurry = 0.0
+
+    def next_number(self) -> int:
+        """Number a batch: rising over all breakers, so that a forgotten one that comes back repeats none."""
+        return next(self._numbers)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Connect; an absent store is no reason to fail."""
+        with contextlib.suppress(StoreUnavailableError):
+            await self.line.call("start", self.store.start(self._heard, self._gap), patience=2 * PATIENCE)
+        self.spawn(self._look_now_and_then())
+        self.spawn(self._beat())
+
+    async def stop(self) -> None:
+        """Send what waits, leave the fleet, disconnect; a store that does not answer delays it by a second."""
+        with contextlib.suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.flush()
+                if not self.line.down:
+                    await self.store.presence(self.id, 0)
+        if self._timer:
+            self._timer.cancel()
+        tasks = [*self._tasks, *self._errands]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self.store.aclose()
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, among: set[asyncio.Task[Any]] | None = None) -> asyncio.Task[T]:
+        """Run something that belongs to no caller, and keep it from being collected."""
+        tasks = self._tasks if among is None else among
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    def errand(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something that must not be cut off when the process leaves: a transition, a settlement."""
+        return self.spawn(work, among=self._errands)
+
+    # -- asking the store
+
+    async def ask(self, circuit: Circuit, operation: str, request: Any) -> View:
+        """Send one request of a circuit to the store that it uses now."""
+        known = circuit.knowledge
+        alone = self.line.down or known.local is not None
+        work = getattr(known.go_local() if alone else self.store, operation)(request)
+        try:
+            view: View = await (work if alone else self.line.call(operation, work))
+        except StoreUnavailableError:
+            known.follow(self.line)
+            raise
+        return view
+
+    async def order(self, circuit: Circuit, change: Change) -> View:
+        """Make an operator's transition in the shared store, local mode or not."""
+        circuit.touch()
+        return await self.line.call("transition", self.store.transition(change))
+
+    async def read(self, circuit: Circuit) -> View:
+        """Read a circuit, together with all others that want it in this turn of the loop."""
+        if self.line.down:
+            return (await circuit.knowledge.go_local().read([circuit.knowledge.ask()]))[0]
+        loop = asyncio.get_running_loop()
+        if not self._readers:
+            loop.call_soon(lambda: self.spawn(self._read_together()))
+        return await self._readers.setdefault(circuit, loop.create_future())
+
+    async def _read_together(self) -> None:
+        readers, self._readers = self._readers, {}
+        try:
+            asks = [circuit.knowledge.ask() for circuit in readers]
+            views = await self.line.call("read", self.store.read(asks))
+        except StoreUnavailableError as error:
+            for future in readers.values():
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for future, view in zip(readers.values(), views, strict=True):
+                if not future.done():
+                    future.set_result(view)
+
+    # -- batches
+
+    def _pace(self, interval: float, commands: int = 1) -> float:
+        """Stretch an interval so that the fleet stays under its rate."""
+        return max(interval, self.fleet * commands / (self._rate * _SHARES[interval]))
+
+    def arm(self, circuit: Circuit, *, hurry: bool = False) -> None:
+        """Send a circuit's outcomes with the next batch; in a hurry at once, but not twice a second in vain."""
+        self._dirty[circuit.name] = circuit
+        self._hurried |= hurry
+        if self._flushing is None:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        now = self.clock()
+        if self._hurried and now >= self._next_hurry:
+            self._next_hurry = now + 1
+            self._stop_timer()
+            self._fire()
+        elif self._timer is None:
+            wait = self._next_batch - now if self._next_batch > now else self._pace(BATCH)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._fire)
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self) -> None:
+        self._timer, self._hurried = None, False
+        self._flushing = self.spawn(self._flush())
+
+    async def flush(self) -> None:
+        """Send all that waits; wait for the answers, and for the transitions and settlements that follow."""
+        while self._dirty or self._flushing or self._errands:
+            if self._flushing is None and self._dirty:
+                self._stop_timer()
+                self._fire()
+            work = [*self._errands, self._flushing] if self._flushing else self._errands
+            await asyncio.wait(work)
+
+    async def _flush(self) -> None:
+        circuits, self._dirty = list(self._dirty.values()), {}
+        self._next_batch = self.clock() + self._pace(BATCH, 1 + len(circuits) // _ONE_CALL)
+        try:
+            if self.line.down:
+                for circuit in circuits:
+                    circuit.knowledge.go_local()
+            shared = []
+            for circuit in circuits:
+                local = circuit.knowledge.local
+                if batch := circuit.batch():
+                    if local:
+                        circuit.answered(batch, (await local.record([batch]))[0])
+                    else:
+                        shared.append((circuit, batch))
+            if shared:
+                await self._send(shared)
+        finally:
+            self._flushing = None
+            if self._dirty:
+                self._schedule()
+
+    async def _send(self, batches: list[tuple[Circuit, Batch]]) -> None:
+        try:
+            views = await self.line.call("record", self.store.record([batch for _, batch in batches]))
+        except StoreUnavailableError:
+            self._dirty |= {circuit.name: circuit for circuit, _ in batches}
+            return
+        for (circuit, batch), view in zip(batches, views, strict=True):
+            circuit.answered(batch, view)
+
+    # -- looks: polling as the fallback of the subscription
+
+    def use(self, circuit: Circuit) -> None:
+        """Note that a circuit is in use."""
+        self._active[circuit.name] = circuit
+
+    def uses(self, circuit: Circuit) -> bool:
+        """Whether a circuit is in use, or was before the last look."""
+        return self._active.get(circuit.name) is circuit
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._pace(LOOK) * _jitter())
+            with contextlib.suppress(StoreUnavailableError):
+                await self._look(self._in_use())
+
+    def _in_use(self) -> list[Circuit]:
+        """Return what was used since the last look; what was not is idle, and after half a TTL has to be read again."""
+        now = self.clock()
+        for circuit in [circuit for circuit in self._active.values() if not circuit.used]:
+            del self._active[circuit.name]
+            self._idle[circuit.name] = (circuit, now)
+            if circuit.knowledge.local:
+                circuit.knowledge.stale()
+        for name, (circuit, since) in list(self._idle.items()):
+            if now - since < self.store.ttl / 2:
+                break
+            del self._idle[name]
+            if not self.uses(circuit):
+                circuit.knowledge.stale()
+        for circuit in self._active.values():
+            circuit.used = False
+        return list(self._active.values())
+
+    async def _look(self, used: list[Circuit]) -> None:
+        away = [circuit for circuit in used if circuit.knowledge.local]
+        if away:
+            views = await self.line.call("read", self.store.read([circuit.knowledge.ask() for circuit in away]))
+            for circuit, view in zip(away, views, strict=True):
+                circuit.informed(view)
+        last = self.clock() - LOOK
+        quiet = [circuit for circuit in used if circuit.knowledge.here and circuit.knowledge.heard_at < last]
+        if not quiet or self.line.down:
+            return
+        found = await self.line.call("look", self.store.look([circuit.name for circuit in quiet]))
+        for circuit, (state, record) in zip(quiet, found, strict=True):
+            here = circuit.knowledge.here
+            if here and (record != here.record() or state != here.state):
+                circuit.knowledge.reread()
+
+    # -- news
+
+    def _heard(self, name: str, record: str) -> None:
+        if circuit := self._registry.circuit(name):
+            circuit.knowledge.heard(record)
+
+    def _gap(self) -> None:
+        """Messages may have been missed."""
+        for circuit in self._registry.circuits():
+            circuit.knowledge.suspect()
+
+    def announce(self, circuit: Circuit, found: Transition, old: Transition | None, *, made: bool) -> None:
+        """Tell of a transition that now holds here, and of one of our own that was overtaken before we heard of it."""
+        local = circuit.knowledge.local is not None
+        news = Applied(breaker=circuit.name, transition=found, made=made, applied_at=self.line.now(), local=local)
+        self.listeners.tell("on_transition", news)
+        if local:
+            return
+        self.spawn(self._note(circuit, found, news.lag))
+        skipped = found.epoch.number - old.epoch.number - 1 if old else 0
+        if skipped > 0 and old and old.epoch.incarnation == found.epoch.incarnation:
+            self.spawn(self._catch_up(circuit, found, skipped))
+
+    async def _catch_up(self, circuit: Circuit, found: Transition, skipped: int) -> None:
+        with contextlib.suppress(StoreUnavailableError):
+            history = await self.line.call("history", self.store.history(circuit.name, skipped + 1), vital=False)
+            for past, _ in reversed(history):
+                near = 0 < found.epoch.number - past.epoch.number <= skipped
+                if past.replica == self.id and near and past.epoch.incarnation == found.epoch.incarnation:
+                    news = Applied(breaker=circuit.name, transition=past, made=True, applied_at=self.line.now())
+                    self.listeners.tell("on_transition", news)
+
+    async def _note(self, circuit: Circuit, found: Transition, lag: float) -> None:
+        await asyncio.sleep(random.uniform(0, self.fleet / self._rate))  # noqa: S311 - spreads load
+        with contextlib.suppress(StoreUnavailableError):
+            work = self.store.learned(circuit.name, str(found.epoch), self.id, lag)
+            await self.line.call("learned", work, vital=False)
+
+    async def _beat(self) -> None:
+        while True:
+            interval = self._pace(HEARTBEAT)
+            if not self.line.down:
+                with contextlib.suppress(StoreUnavailableError):
+                    work = self.store.presence(self.id, 3 * interval)
+                    self.fleet = max(1, await self.line.call("presence", work, vital=False))
+            await asyncio.sleep(interval * _jitter())

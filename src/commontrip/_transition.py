@@ -1,0 +1,128 @@
+"""The epoch record: one line in the store that says what the last transition was, and so what holds now."""
+
+import re
+import secrets
+from dataclasses import dataclass
+from functools import lru_cache
+
+from commontrip._state import Override, Reason, State
+
+FIELDS = (
+    "epoch", "state", "since", "until", "cooldown", "opens", "override", "override_until", "reason", "replica",
+    "failures", "calls", "previous", "previous_state", "previous_since", "error", "cause",
+)  # fmt: skip
+"""The record's fields in order; times in ms, `-` for an empty one. `lua/common.lua` knows the same."""
+
+_EPOCH = re.compile(r"([0-9a-f]+)\.(\d+)\.([0-9a-f]+)")
+
+
+def token() -> str:
+    """Mint what makes a transition, an incarnation or a lease one of a kind."""
+    return secrets.token_hex(8)
+
+
+def word(text: str) -> str:
+    """Make a text fit for one field of a record: no blanks, no control characters, not empty, not long."""
+    return re.sub(r"[^!-~]", "_", text)[:100] or "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Which transition: the incarnation of the keys, its number there, and a token that no other transition has."""
+
+    incarnation: str
+    number: int
+    token: str
+
+    def __str__(self) -> str:
+        """Return the form in which it is stored."""
+        return f"{self.incarnation}.{self.number}.{self.token}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Epoch":
+        """Read the stored form; anything else is a `ValueError`."""
+        match = _EPOCH.fullmatch(text)
+        if not match:
+            raise ValueError(f"an epoch is incarnation.number.token, not {text!r}")
+        return cls(match[1], int(match[2]), match[3])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One change of state in the fleet, and the state since. Times are Unix seconds by the store's clock."""
+
+    epoch: Epoch
+    state: State
+    since: float
+    until: float = 0.0
+    """When the cooldown is over; 0 unless OPEN."""
+    cooldown: float = 0.0
+    """Seconds; the longest that anything said here may last."""
+    opens: int = 0
+    """How often in a row it has opened."""
+    override: Override | None = None
+    override_until: float = 0.0
+    reason: str = Reason.SEED
+    replica: str = ""
+    """Who made it."""
+    failures: int = 0
+    calls: int = 0
+    previous: str = ""
+    """The epoch before, as text."""
+    previous_state: State | None = None
+    previous_since: float = 0.0
+    error: str = ""
+    """The type of the last failure before it."""
+    cause: str = ""
+    """The trace context (W3C traceparent) of the call that caused it."""
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether the keys were just made, so that nothing is remembered."""
+        return self.epoch.number == 0
+
+    def record(self) -> str:
+        """Return the stored form."""
+        fields = (
+            *(self.epoch, self.state, _ms(self.since), _ms(self.until), _ms(self.cooldown), self.opens),
+            *(self.override or "-", _ms(self.override_until), self.reason, word(self.replica)),
+            *(self.failures, self.calls, self.previous or "-", self.previous_state or "-"),
+            *(_ms(self.previous_since), word(self.error), word(self.cause)),
+        )
+        return " ".join(map(str, fields))
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _full(text: str) -> str:
+    return "" if text == "-" else text
+
+
+@lru_cache(maxsize=4096)
+def parse(record: str) -> Transition:
+    """Read the stored form; anything else is a `ValueError`."""
+    fields = record.split(" ")
+    if len(fields) != len(FIELDS):
+        raise ValueError(f"a record has {len(FIELDS)} fields, not {len(fields)}: {record!r}")
+    f = dict(zip(FIELDS, fields, strict=True))
+    return Transition(
+        epoch=Epoch.parse(f["epoch"]),
+        state=State(f["state"]),
+        since=int(f["since"]) / 1000,
+        until=int(f["until"]) / 1000,
+        cooldown=int(f["cooldown"]) / 1000,
+        opens=int(f["opens"]),
+        override=Override(f["override"]) if f["override"] != "-" else None,
+        override_until=int(f["override_until"]) / 1000,
+        reason=f["reason"],
+        replica=_full(f["replica"]),
+        failures=int(f["failures"]),
+        calls=int(f["calls"]),
+        previous=_full(f["previous"]),
+        previous_state=State(f["previous_state"]) if f["previous_state"] in State.__members__ else None,
+        previous_since=int(f["previous_since"]) / 1000,
+        error=_full(f["error"]),
+        cause=_full(f["cause"]),
+    )

@@ -1,0 +1,74 @@
+-- The commit: one SET of `epoch` makes the transition; what follows is derived from it and may fail singly.
+--
+-- Invariants: the number is one above all that anybody remembers; the token is minted by the caller, so a
+--   repeated call can be told; leases of running probes survive, only the round's tally starts anew.
+
+local PROBES = 4 -- token succeeded failed nobody-before, then id expiry per lease
+
+local function load_probes(raw)
+  local ok, p = pcall(cmsgpack.unpack, raw or '')
+  local sound = ok and type(p) == 'table' and type(p[1]) == 'string' and #p >= PROBES and #p % 2 == 0
+  for i = 2, sound and #p or 0 do
+    sound = sound and type(p[i]) == ((i > PROBES and i % 2 == 1) and 'string' or 'number')
+  end
+  return sound and p or {'', 0, 0, 0}
+end
+
+-- Drop the leases that have run out.
+local function prune(p)
+  local live = {p[1], p[2], p[3], p[4]}
+  for i = PROBES + 1, #p, 2 do
+    if p[i + 1] > now then live[#live + 1], live[#live + 2] = p[i], p[i + 1] end
+  end
+  return live
+end
+
+local function save_probes(key, p, e)
+  redis.call('SET', key.probes, cmsgpack.pack(p), 'PX', BASE + e.cooldown)
+end
+
+local function commit(key, name, e, to, new)
+  local n = math.max(e and e.n or -1, new.floor or -1) + 1
+  local till = to == 'OPEN' and now + new.remaining or 0
+  local mode_for = new.mode ~= '-' and new.mode_for or 0
+  local span = math.max(new.cooldown, mode_for)
+  local ttl = BASE + span
+  local fields = {
+    (e and e.inc or new.inc) .. '.' .. text(n) .. '.' .. new.token, to, text(now), text(till), text(span), text(new.opens),
+    new.mode, text(mode_for > 0 and now + mode_for or 0), new.reason, new.replica, text(new.failures), text(new.calls),
+    new.previous or (e and e.id) or '-', e and e.state or '-', text(e and e.since or 0), new.error, new.cause,
+  }
+  local made = parse(table.concat(fields, ' '))
+  redis.call('SET', key.epoch, made.record, 'PX', ttl)
+
+  redis.pcall('SET', key.state, to, 'PX', ttl)
+  redis.pcall('SET', key.cooldown, to == 'CLOSED' and '0' or text(new.cooldown), 'PX', ttl)
+  if to == 'OPEN' then
+    redis.pcall('SET', key.failures, text(new.failures), 'PX', ttl)
+  elseif to == 'CLOSED' then
+    redis.pcall('DEL', key.failures)
+  else
+    local p = prune(load_probes(redis.call('MGET', key.probes)[1]))
+    p[1], p[2], p[3], p[4] = made.token, 0, 0, 0
+    redis.pcall('SET', key.probes, cmsgpack.pack(p), 'PX', ttl)
+  end
+  if new.mode ~= '-' then
+    redis.pcall('SET', key.override, new.note, 'PX', mode_for)
+  else
+    redis.pcall('DEL', key.override)
+  end
+  local entry = {'XADD', key.transitions, 'MAXLEN', '~', LONGEST, '*', 'note', new.note}
+  for i, label in ipairs({'epoch', 'state', 'since', 'until', 'cooldown', 'opens', 'override', 'override_until', 'reason',
+    'replica', 'failures', 'calls', 'previous', 'previous_state', 'previous_since', 'error', 'cause'}) do
+    entry[#entry + 1], entry[#entry + 2] = label, fields[i]
+  end
+  local added = redis.pcall(unpack(entry))
+  if type(added) == 'table' and added.err and string.find(added.err, 'WRONGTYPE', 1, true) then
+    redis.pcall('DEL', key.transitions)
+    redis.pcall(unpack(entry))
+  end
+  redis.pcall('PEXPIRE', key.transitions, math.max(86400000, ttl))
+  redis.pcall('DEL', key.learned)
+  redis.pcall('PUBLISH', CHANNEL, name .. ' ' .. made.record)
+  return made
+end

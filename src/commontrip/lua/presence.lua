@@ -1,0 +1,18 @@
+-- Say that a replica is there, or that it leaves; count the fleet.
+--
+-- KEYS: replicas, a sorted set: replica → the time at which it is taken for gone.
+-- ARGV: replica, for how long (ms; 0 = it leaves).
+-- Returns the size of the fleet and the time.
+-- Invariants: the silent are forgotten by whoever comes next; a key of a wrong type is replaced.
+-- Called at a replica's heartbeat.
+
+local length = tonumber(ARGV[5])
+if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then redis.call('DEL', KEYS[1]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
+if length > 0 then
+  redis.call('ZADD', KEYS[1], text(now + length), ARGV[4])
+  redis.call('PEXPIRE', KEYS[1], BASE + length)
+else
+  redis.call('ZREM', KEYS[1], ARGV[4])
+end
+return {redis.call('ZCARD', KEYS[1]), now}

@@ -1,0 +1,1 @@
+"""What tests stand on: real servers, a proxy that breaks things, and waiting for conditions."""
