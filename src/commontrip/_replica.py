@@ -100,8 +100,8 @@ class Replica:
                 await self.flush()
                 if not self.line.down:
                     await self.store.presence(self.id, 0)
-        if self._timer:
-            self._timer.cancel()
+        self._stop_timer()
+        self.line.down = True  # a call that comes later still is decided here, and sent nowhere
         tasks = [*self._tasks, *self._errands]
         for task in tasks:
             task.cancel()

@@ -6,31 +6,30 @@ async with Telemetry(OTLPSpanExporter()) as telemetry, Breakers(store, listeners
 
 import asyncio
 import hashlib
-import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
-from typing import Self
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from commontrip._breakers import Breakers
 from commontrip._listener import Applied, Listener
 from commontrip._state import Outcome, State
-from commontrip._transition import Transition, token
+from commontrip._transition import token
 
-# All names, in one place: OpenTelemetry has no convention for circuit breakers yet, but may get one.
+# All names, in one place: there is no convention for circuit breakers, but one may come. Metrics have a unit.
 SCOPE = "commontrip"
-TRANSITION_SPAN = "circuit_breaker.transition"
-OBSERVED_SPAN = "circuit_breaker.observed"
+TRANSITION_SPAN, OBSERVED_SPAN = "circuit_breaker.transition", "circuit_breaker.observed"
 
 NAME = "circuit_breaker.name"
 STATE = "circuit_breaker.state"
@@ -49,18 +48,17 @@ LINK = "circuit_breaker.link"  # of a link: cause or previous
 OPERATION = "circuit_breaker.store.operation"
 ERROR_TYPE = "error.type"
 
-CALLS_METRIC = "circuit_breaker.calls"
-STATE_METRIC = "circuit_breaker.state"
-TRANSITIONS_METRIC = "circuit_breaker.transitions"
-PROPAGATION_METRIC = "circuit_breaker.propagation"
-STORE_DURATION_METRIC = "circuit_breaker.store.duration"
-STORE_ERRORS_METRIC = "circuit_breaker.store.errors"
-LOCAL_MODE_METRIC = "circuit_breaker.local_mode"
+CALLS_METRIC = ("circuit_breaker.calls", "{call}")
+STATE_METRIC = ("circuit_breaker.state", "{breaker}")
+LOCAL_MODE_METRIC = ("circuit_breaker.local_mode", "{breaker}")
+TRANSITIONS_METRIC = ("circuit_breaker.transitions", "{transition}")
+PROPAGATION_METRIC = ("circuit_breaker.propagation", "s")
+STORE_DURATION_METRIC = ("circuit_breaker.store.duration", "s")
+STORE_ERRORS_METRIC = ("circuit_breaker.store.errors", "{error}")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_QUEUE = 2048  # spans that wait while the collector is away; an empty queue costs nothing
-_Attributes = dict[str, str | int | float]
-_logger = logging.getLogger("commontrip")
+_QUEUE = 2048  # spans that wait while the collector is away
+_Attributes = dict[str, str | float]
 _w3c = TraceContextTextMapPropagator()
 
 
@@ -74,15 +72,15 @@ def span_ids(breaker: str, epoch: str, observer: str = "") -> tuple[int, int]:
     return int.from_bytes(trace_id[:16]), int.from_bytes(span_id[16:24])
 
 
-class Telemetry(Listener):
+class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
     """Tells OpenTelemetry of transitions, of calls that were not plain successes, and of the store.
 
-    One per `Breakers`, entered before it and so closed after it. Runs in the event loop; spans leave in a thread.
+    One per `Breakers`, entered before it and so closed after it. Works in the event loop; spans leave by a thread.
 
     - A transition is one span in the whole fleet, and one child of it for each other replica that applied it. Their
       provider and queue are their own: no sampler and no other span's queue loses them. OTEL_SDK_DISABLED=true does.
     - A call that was refused, failed, was slow or was a probe adds attributes to the caller's span.
-    - Counts of calls are read from the breakers when metrics are collected, in whichever thread does so.
+    - Calls and states are read from the breakers when metrics are collected, in whichever thread does so.
     """
 
     def __init__(
@@ -90,17 +88,17 @@ class Telemetry(Listener):
         exporter: SpanExporter | None = None,
         *,
         resource: Resource | None = None,
-        meter_provider: MeterProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
         """Take what sends.
 
         Args:
-            exporter: sends the spans of transitions and is closed with this object, so it must be no other provider's;
-                None sends none.
+            exporter: sends the spans of transitions, and is closed with this object, so it must be no other
+                provider's; None sends none.
             resource: who sends them; by default what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say.
             meter_provider: where metrics go; by default to the global one.
         """
-        self._breakers: Iterable[Breakers] = ()
+        self._breakers: Breakers | tuple[()] = ()
         self._replica = token()
         self._ids = _ChosenIds()
         self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False, id_generator=self._ids)
@@ -109,34 +107,26 @@ class Telemetry(Listener):
             queue = BatchSpanProcessor(exporter, _QUEUE, schedule_delay_millis=500, max_export_batch_size=128)
             self._provider.add_span_processor(queue)
             self._tracer = self._provider.get_tracer(SCOPE)
-        self._make_instruments((meter_provider or metrics.get_meter_provider()).get_meter(SCOPE))
 
-    def _make_instruments(self, meter: metrics.Meter) -> None:
-        def histogram(name: str, description: str) -> metrics.Histogram:
-            return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=_SECONDS)
-
-        self._transitions = meter.create_counter(TRANSITIONS_METRIC, "{transition}", "Made by this replica")
-        self._propagation = histogram(PROPAGATION_METRIC, "From a transition until this replica applied it")
-        self._store_duration = histogram(STORE_DURATION_METRIC, "Exchanges with the store")
-        self._store_errors = meter.create_counter(
-            STORE_ERRORS_METRIC, "{error}", "Exchanges with the store that failed"
-        )
-        meter.create_observable_counter(CALLS_METRIC, [self._calls], "{call}", "Calls of this replica by outcome")
-        meter.create_observable_gauge(STATE_METRIC, [self._states], "{breaker}", "1 for the state it is in, else 0")
-        meter.create_observable_gauge(LOCAL_MODE_METRIC, [self._modes], "{breaker}", "1 if the store is away, else 0")
-
-    async def __aenter__(self) -> Self:
-        """Start nothing: it works as soon as it is made."""
-        return self
+        meter = (meter_provider or metrics.get_meter_provider()).get_meter(SCOPE)
+        histogram = partial(meter.create_histogram, explicit_bucket_boundaries_advisory=_SECONDS)
+        self._transitions = meter.create_counter(*TRANSITIONS_METRIC, "Made by this replica")
+        self._propagation = histogram(*PROPAGATION_METRIC, "From a transition until this replica applied it")
+        self._store_duration = histogram(*STORE_DURATION_METRIC, "Exchanges with the store")
+        self._store_errors = meter.create_counter(*STORE_ERRORS_METRIC, "Exchanges with the store that failed")
+        for create, (name, unit), read, text in (
+            (meter.create_observable_counter, CALLS_METRIC, self._calls, "Calls of this replica"),
+            (meter.create_observable_gauge, STATE_METRIC, self._states, "1 for the state it is in, else 0"),
+            (meter.create_observable_gauge, LOCAL_MODE_METRIC, self._modes, "1 while the store is away, else 0"),
+        ):
+            create(name, [read], unit, text)
 
     async def __aexit__(self, *raised: object) -> None:
-        """Send what waits, within five seconds."""
         await self.aclose()
 
     def watch(self, breakers: Breakers) -> None:
         """Read the metrics of these breakers and go by their replica's name; once, before the first call."""
-        self._breakers = (breakers,)
-        self._replica = breakers.replica
+        self._breakers, self._replica = breakers, breakers.replica
 
     async def flush(self, seconds: float = 5.0) -> bool:
         """Send what waits; return whether that was done within `seconds`."""
@@ -151,49 +141,36 @@ class Telemetry(Listener):
 
     def on_transition(self, applied: Applied) -> None:
         """Send the span if this replica made the transition, else the one that says when it learned of it."""
-        name, t = applied.breaker, applied.transition
-        if applied.local:
-            return
-        if applied.made:
-            self._transitions.add(1, _change(name, t) | {REASON: str(t.reason)})
-            self.emit(name, t, applied.applied_at)
-        else:
-            self._propagation.record(applied.lag, {NAME: name})
-            parent = trace.set_span_in_context(NonRecordingSpan(_context(name, str(t.epoch))), Context())
-            attributes = _change(name, t) | _epoch(t) | {REPLICA: self._replica}
-            ids = span_ids(name, str(t.epoch), self._replica)
-            self._send(OBSERVED_SPAN, ids, parent, attributes, [], (t.since, applied.applied_at))
+        if applied.made and not applied.local:
+            self._transitions.add(1, _change(applied))
+            self.emit(applied)
+        elif not applied.local:
+            self._propagation.record(applied.lag, {NAME: applied.breaker})
+            self._send(OBSERVED_SPAN, applied, {REPLICA: self._replica}, self._replica)
 
-    def emit(self, breaker: str, t: Transition, applied_at: float) -> None:
+    def emit(self, made: Applied) -> None:
         """Send the span of a transition; sent again, by whatever replica, it is the same span.
 
-        It begins with the commit and ends when its maker applied it, at `applied_at` by the store's clock.
+        It begins with the commit and ends when its maker applied it, both by the store's clock.
         """
-        attributes = _change(breaker, t) | _epoch(t)
-        attributes |= {REASON: str(t.reason), REPLICA: t.replica}
-        attributes |= {FAILURES: t.failures, CALLS: t.calls, COOLDOWN: t.cooldown}
+        t = made.transition
+        attributes: _Attributes = {REPLICA: t.replica, FAILURES: t.failures, CALLS: t.calls, COOLDOWN: t.cooldown}
         if t.previous_state:
             attributes[PREVIOUS_DURATION] = max(0.0, t.since - t.previous_since)
         if t.error:
             attributes[LAST_ERROR] = t.error
-        ids = span_ids(breaker, str(t.epoch))
-        self._send(TRANSITION_SPAN, ids, Context(), attributes, _links(breaker, t), (t.since, applied_at))
+        self._send(TRANSITION_SPAN, made, attributes)
 
-    def _send(
-        self,
-        name: str,
-        ids: tuple[int, int],
-        parent: Context,
-        attributes: _Attributes,
-        links: list[Link],
-        times: tuple[float, float],
-    ) -> None:
-        self._ids.chosen = ids
-        start, end = (round(seconds * 1e6) * 1000 for seconds in times)  # a float of Unix seconds knows no ns
-        span = self._tracer.start_span(name, parent, attributes=attributes, links=links, start_time=start)
-        span.end(max(start, end))
+    def _send(self, name: str, applied: Applied, attributes: _Attributes, observer: str = "") -> None:
+        t, transition = applied.transition, _span(applied.breaker, str(applied.transition.epoch))
+        attributes |= _change(applied) | {NUMBER: t.epoch.number, INCARNATION: t.epoch.incarnation}
+        self._ids.chosen = span_ids(applied.breaker, str(t.epoch), observer)
+        parent = trace.set_span_in_context(transition, Context()) if observer else Context()
+        links = [] if observer else [*_links(applied)]
+        span = self._tracer.start_span(name, parent, attributes=attributes, links=links, start_time=_ns(t.since))
+        span.end(_ns(t.since + applied.lag))
 
-    def on_call(self, breaker: str, state: State, outcome: Outcome, *, probe: bool) -> None:  # noqa: ARG002 - its state tells
+    def on_call(self, breaker: str, state: State, outcome: Outcome, *, probe: bool) -> None:  # noqa: ARG002 - state says so
         """Say on the caller's span what became of the call."""
         span = trace.get_current_span()
         if span.is_recording():
@@ -215,18 +192,18 @@ class Telemetry(Listener):
             self._store_errors.add(1, attributes)
 
     def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
-        for breaker in (breaker for breakers in self._breakers for breaker in breakers):
+        for breaker in self._breakers:
             for outcome, count in breaker.snapshot.calls.items():
                 yield Observation(count, {NAME: breaker.name, OUTCOME: outcome.value})
 
     def _states(self, _: CallbackOptions) -> Iterable[Observation]:
-        for breaker in (breaker for breakers in self._breakers for breaker in breakers):
+        for breaker in self._breakers:
             now = breaker.state
             for state in State:
                 yield Observation(int(state is now), {NAME: breaker.name, STATE: state.lower()})
 
     def _modes(self, _: CallbackOptions) -> Iterable[Observation]:
-        for breaker in (breaker for breakers in self._breakers for breaker in breakers):
+        for breaker in self._breakers:
             yield Observation(int(breaker.snapshot.local), {NAME: breaker.name})
 
 
@@ -242,40 +219,36 @@ class _ChosenIds(IdGenerator):
         return self.chosen[1]
 
 
-def _change(breaker: str, t: Transition) -> _Attributes:
-    before: _Attributes = {PREVIOUS_STATE: t.previous_state.lower()} if t.previous_state else {}
-    return before | {NAME: breaker, STATE: t.state.lower()}
+def _change(applied: Applied) -> _Attributes:
+    t = applied.transition
+    states = {STATE: t.state.lower(), PREVIOUS_STATE: (t.previous_state or "none").lower()}
+    return {NAME: applied.breaker, REASON: str(t.reason), **states}
 
 
-def _epoch(t: Transition) -> _Attributes:
-    return {NUMBER: t.epoch.number, INCARNATION: t.epoch.incarnation}
+def _links(applied: Applied) -> Iterable[trace.Link]:
+    previous = applied.transition.previous
+    cause = trace.get_current_span(_w3c.extract({"traceparent": applied.transition.cause}, Context()))
+    if cause.get_span_context().is_valid:
+        yield trace.Link(cause.get_span_context(), {LINK: "cause"})
+    if previous and previous.split(".")[1:2] != ["0"]:  # a seed is no transition and has no span
+        yield trace.Link(_span(applied.breaker, previous).get_span_context(), {LINK: "previous"})
 
 
-def _links(breaker: str, t: Transition) -> list[Link]:
-    cause = trace.get_current_span(_w3c.extract({"traceparent": t.cause}, Context())).get_span_context()
-    links = [Link(cause, {LINK: "cause"})] if cause.is_valid else []
-    if t.previous and t.previous.split(".")[1:2] != ["0"]:  # a seed is no transition and has no span
-        links.append(Link(_context(breaker, t.previous), {LINK: "previous"}))
-    return links
+def _span(breaker: str, epoch: str) -> trace.Span:
+    """Return a transition's span as others see it, who did not make it."""
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    return trace.NonRecordingSpan(trace.SpanContext(*span_ids(breaker, epoch), is_remote=True, trace_flags=flags))
 
 
-def _context(breaker: str, epoch: str) -> SpanContext:
-    return SpanContext(*span_ids(breaker, epoch), is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e6) * 1000  # a float of Unix seconds knows no more
 
 
 async def _within(seconds: float, work: Callable[[], object]) -> bool:
-    """Run what blocks in a thread that nothing waits for after `seconds`; the SDK's own limits do not hold."""
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            work()
-        except Exception:
-            _logger.exception("the span exporter raised")
-        done.set()
-
-    threading.Thread(target=run, name="commontrip sends spans", daemon=True).start()
-    give_up = asyncio.get_running_loop().time() + seconds
-    while not done.is_set() and asyncio.get_running_loop().time() < give_up:
-        await asyncio.sleep(0.005)
-    return done.is_set()
+    """Run what blocks in a thread that nothing waits for after `seconds`: the SDK's own limits do not hold."""
+    thread = threading.Thread(target=work, name="commontrip sends spans", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + seconds
+    while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event of a loop
+        await asyncio.sleep(0.01)
+    return not thread.is_alive()
