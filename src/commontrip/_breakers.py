@@ -104,8 +104,12 @@ class Breakers:
         return breaker
 
     def __iter__(self) -> Iterator[Breaker]:
-        """Iterate over the breakers of this process, by name."""
-        return iter(sorted(self._alive.values(), key=lambda breaker: breaker.name))
+        """Iterate over the breakers of this process, by name; from any thread."""
+        return iter(sorted(self._all(), key=lambda breaker: breaker.name))
+
+    def _all(self) -> list[Breaker]:
+        # The list of references is taken in one step: metrics are collected in threads.
+        return [breaker for reference in self._alive.valuerefs() if (breaker := reference())]
 
     @property
     def replica(self) -> str:
@@ -131,7 +135,7 @@ class Breakers:
 
     def circuits(self) -> list[Circuit]:
         """Return what is behind the breakers; not for users."""
-        return [breaker._circuit for breaker in self._alive.values()]  # noqa: SLF001 - two halves of one thing
+        return [breaker._circuit for breaker in self._all()]  # noqa: SLF001 - two halves of one thing
 
     def circuit(self, name: str) -> Circuit | None:
         """Return what is behind one breaker; not for users."""

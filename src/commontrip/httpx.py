@@ -5,8 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Container
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import httpx
 
@@ -91,18 +90,6 @@ class BreakerTransport(httpx.AsyncBaseTransport):
         else:
             response.stream = _Watched(response, call)
         return response
-
-    async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        await self._transport.__aexit__(kind, error, trace)
 
     async def aclose(self) -> None:
         """Close the transport beneath; breakers stay."""

@@ -16,10 +16,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.trace import TracerProvider, export, id_generator, sampling
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from commontrip._breakers import Breakers
@@ -27,7 +24,7 @@ from commontrip._listener import Applied, Listener
 from commontrip._state import Outcome, State
 from commontrip._transition import token
 
-# All names, in one place: there is no convention for circuit breakers, but one may come. Metrics have a unit.
+# All names, and the metrics' units, in one place: there is no convention for circuit breakers, but one may come.
 SCOPE = "commontrip"
 TRANSITION_SPAN, OBSERVED_SPAN = "circuit_breaker.transition", "circuit_breaker.observed"
 
@@ -85,7 +82,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
 
     def __init__(
         self,
-        exporter: SpanExporter | None = None,
+        exporter: export.SpanExporter | None = None,
         *,
         resource: Resource | None = None,
         meter_provider: metrics.MeterProvider | None = None,
@@ -101,13 +98,11 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         self._breakers: Breakers | tuple[()] = ()
         self._replica = token()
         self._ids = _ChosenIds()
-        self._provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False, id_generator=self._ids)
-        self._tracer: trace.Tracer = trace.NoOpTracer()
+        self._provider = TracerProvider(sampling.ALWAYS_ON, resource, id_generator=self._ids)
+        self._tracer = self._provider.get_tracer(SCOPE)
         if exporter:
-            queue = BatchSpanProcessor(exporter, _QUEUE, schedule_delay_millis=500, max_export_batch_size=128)
+            queue = export.BatchSpanProcessor(exporter, _QUEUE, schedule_delay_millis=500, max_export_batch_size=128)
             self._provider.add_span_processor(queue)
-            self._tracer = self._provider.get_tracer(SCOPE)
-
         meter = (meter_provider or metrics.get_meter_provider()).get_meter(SCOPE)
         histogram = partial(meter.create_histogram, explicit_bucket_boundaries_advisory=_SECONDS)
         self._transitions = meter.create_counter(*TRANSITIONS_METRIC, "Made by this replica")
@@ -154,11 +149,9 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         It begins with the commit and ends when its maker applied it, both by the store's clock.
         """
         t = made.transition
+        lasted = round(max(0.0, t.since - (t.previous_since or t.since)), 3)  # they are ms
         attributes: _Attributes = {REPLICA: t.replica, FAILURES: t.failures, CALLS: t.calls, COOLDOWN: t.cooldown}
-        if t.previous_state:
-            attributes[PREVIOUS_DURATION] = max(0.0, t.since - t.previous_since)
-        if t.error:
-            attributes[LAST_ERROR] = t.error
+        attributes |= {PREVIOUS_DURATION: lasted} | ({LAST_ERROR: t.error} if t.error else {})
         self._send(TRANSITION_SPAN, made, attributes)
 
     def _send(self, name: str, applied: Applied, attributes: _Attributes, observer: str = "") -> None:
@@ -167,16 +160,17 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         self._ids.chosen = span_ids(applied.breaker, str(t.epoch), observer)
         parent = trace.set_span_in_context(transition, Context()) if observer else Context()
         links = [] if observer else [*_links(applied)]
-        span = self._tracer.start_span(name, parent, attributes=attributes, links=links, start_time=_ns(t.since))
-        span.end(_ns(t.since + applied.lag))
+        # A float of Unix seconds knows microseconds, no more.
+        start, end = (round(seconds * 1e6) * 1000 for seconds in (t.since, t.since + applied.lag))
+        span = self._tracer.start_span(name, parent, attributes=attributes, links=links, start_time=start)
+        span.end(end)
 
     def on_call(self, breaker: str, state: State, outcome: Outcome, *, probe: bool) -> None:  # noqa: ARG002 - state says so
         """Say on the caller's span what became of the call."""
         span = trace.get_current_span()
         if span.is_recording():
-            span.set_attributes({NAME: breaker, STATE: state.lower(), OUTCOME: outcome.value})
-            if outcome is Outcome.REJECTED:
-                span.set_attribute(ERROR_TYPE, "CircuitOpenError")
+            refused = {ERROR_TYPE: "CircuitOpenError"} if outcome is Outcome.REJECTED else {}
+            span.set_attributes({NAME: breaker, STATE: state.lower(), OUTCOME: outcome.value, **refused})
 
     def cause(self) -> str:
         """Return the caller's trace context, sampled or not: a transition's span links to it."""
@@ -207,7 +201,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             yield Observation(int(breaker.snapshot.local), {NAME: breaker.name})
 
 
-class _ChosenIds(IdGenerator):
+class _ChosenIds(id_generator.IdGenerator):
     """Hands out the ids chosen for the next span; the SDK asks for some, but does not say for which span."""
 
     chosen = (0, 0)
@@ -238,10 +232,6 @@ def _span(breaker: str, epoch: str) -> trace.Span:
     """Return a transition's span as others see it, who did not make it."""
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
     return trace.NonRecordingSpan(trace.SpanContext(*span_ids(breaker, epoch), is_remote=True, trace_flags=flags))
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e6) * 1000  # a float of Unix seconds knows no more
 
 
 async def _within(seconds: float, work: Callable[[], object]) -> bool:

@@ -16,7 +16,8 @@ class FakeClock:
     """Seconds that run as outside and jump ahead by `advance`; for `Breakers` and `MemoryStore` alike.
 
     It does not stand still, because the event loop's timers do not: who waits 25 ms must see that they are over.
-    A jump fires no timer; whoever looks at the clock next sees it, as the next call does.
+    A jump fires no timer: whoever looks at the clock next sees it, as the next call does. Before it, let what is under
+    way come to an end: `await breakers.flush()`.
     """
 
     def __init__(self) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import secrets
-import time
-from collections.abc import Callable
 from typing import Any
 
 from commontrip import State, Store
@@ -47,17 +45,14 @@ class Caller:
         self.replica = replica
         self._numbers = itertools.count(1)
 
-    async def read(self, *, seed: bool = False, window: float = 60.0, cooldown: float = 30.0) -> View:
+    def ask(self, **fields: Any) -> Ask:
+        """Make a request to read."""
+        given = {"seed": False, "window": 60.0, "cooldown": 30.0} | fields
+        return Ask(name=self.name, token=mint(), replica=self.replica, **given)
+
+    async def read(self, **fields: Any) -> View:
         """Read."""
-        ask = Ask(
-            name=self.name,
-            seed=seed,
-            token=mint(),
-            replica=self.replica,
-            window=window,
-            cooldown=cooldown,
-        )
-        return (await self.store.read([ask]))[0]
+        return (await self.store.read([self.ask(**fields)]))[0]
 
     async def seed(self) -> str:
         """Make the breaker if it is not there; return its epoch."""
@@ -76,20 +71,19 @@ class Caller:
 
     async def record(self, calls: str | Run = "", **fields: Any) -> View:
         """Record calls in the epoch that there is, if no other is named."""
-        fields.setdefault("epoch", await self.epoch())
+        fields["epoch"] = fields.get("epoch") or await self.epoch()
         return (await self.store.record([self.batch(calls, **fields)]))[0]
 
     async def change(self, to: State, **fields: Any) -> View:
         """Make a transition from the epoch that there is, if no other is expected."""
-        fields.setdefault("expected", await self.epoch())
+        if "expected" not in fields:
+            fields["expected"] = await self.epoch()
         given = {"token": mint(), "reason": "tripped", "replica": self.replica} | fields
         return await self.store.transition(Change(name=self.name, to=to, **given))
 
     async def open(self, seconds: float = 30.0, **fields: Any) -> View:
         """Make a transition to OPEN, for so many seconds."""
-        return await self.change(
-            State.OPEN, **{"remaining": seconds, "cooldown": seconds, "opens": 1} | fields
-        )
+        return await self.change(State.OPEN, **{"remaining": seconds, "cooldown": seconds, "opens": 1} | fields)
 
     async def half_open(self, lease: str = "l1", **fields: Any) -> View:
         """Open with a cooldown that is over, and take the first place of the round."""
@@ -107,12 +101,10 @@ class Caller:
 
     async def settle(self, lease: str = "l1", kind: str = "s", **fields: Any) -> View:
         """Give a place of the running round back."""
-        fields.setdefault("epoch", await self.epoch())
+        fields["epoch"] = fields.get("epoch") or await self.epoch()
         given = {"probes": 2, "grid": GRID, "token": mint(), "replica": self.replica}
         given |= {"cooldown": 30.0, "opens": 2} | fields
-        return await self.store.settle(
-            Settlement(name=self.name, lease=lease, kind=kind, **given)
-        )
+        return await self.store.settle(Settlement(name=self.name, lease=lease, kind=kind, **given))
 
     async def epoch(self) -> str:
         """Return the epoch that there is, '' without."""
@@ -120,13 +112,20 @@ class Caller:
 
     async def past(self, moment: float) -> None:
         """Wait until the store's clock has passed a moment."""
-        while (left := moment - (await self.read()).now) >= 0:
+        left = 0.0
+        while left >= 0:
             await asyncio.sleep(left + 0.002)
+            left = moment - (await self.read()).now
 
 
 def epoch(view: View) -> str:
     """Return the epoch of what a store said, '' if there is nothing."""
     return str(view.transition.epoch) if view.transition else ""
+
+
+def record(view: View) -> str:
+    """Return the line that the store holds of what it said, '' if there is nothing."""
+    return view.transition.record() if view.transition else ""
 
 
 class Ears:
@@ -144,15 +143,3 @@ class Ears:
     def gap(self) -> None:
         """Note a gap."""
         self.gaps += 1
-
-
-async def until(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
-    """Let the loop run until a condition holds; awaits it if it is a coroutine function."""
-    deadline = time.monotonic() + within
-    while True:
-        found = condition()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {within:g} s for {what}")
-        await asyncio.sleep(0.005)

@@ -83,10 +83,10 @@ class Dependency:
         """Answer nothing until `release`."""
         self.orders = lambda _: Order(delay=math.inf)
 
-    def release(self, answer: str = "ok") -> None:
+    def release(self, answer: str = "ok", *, breaker: str = "") -> None:
         """Answer all that hang."""
         for connection in list(self._connections):
-            if connection.hangs:
+            if (arrival := connection.hangs) and breaker in {"", arrival.breaker}:
                 connection.answer(Order(answer))
 
     def came(
@@ -152,9 +152,9 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
 
     @property
-    def hangs(self) -> bool:
-        """Whether a request waits for its release."""
-        return self._arrival is not None and self._timer is None
+    def hangs(self) -> Arrival | None:
+        """The request that waits for its release, if there is one."""
+        return None if self._timer else self._arrival
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

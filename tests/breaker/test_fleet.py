@@ -1,0 +1,352 @@
+"""The fleet acts as one: one transition, one verdict, one order, one deadline."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from commontrip import (
+    Breaker,
+    CircuitOpenError,
+    Classify,
+    ConsecutiveFailures,
+    Cooldown,
+    FailureCount,
+    Outcome,
+    Override,
+    Policy,
+    State,
+    SuccessRatio,
+)
+from tests.breaker.members import Member, joins, policy
+from tests.support.dependency import Dependency, Order
+from tests.support.fleet import Fleet, history
+from tests.support.replica import retry_after
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+WITHIN = 1.0
+"""Seconds within which a state that was SET by hand is obeyed."""
+
+
+async def test_t16_a_transition_is_made_once_in_the_fleet(server: Server, prefix: str) -> None:
+    """Of eight processes that see the same threshold crossed and the same round end, exactly one makes each
+    transition; it stands once in the stream, in an unbroken chain, and no replica is told of it twice.
+    """
+    opens = Policy(
+        trip=ConsecutiveFailures(8),
+        recover=SuccessRatio(1.0, 4),
+        cooldown=Cooldown(0.1, 1, 0.1, 0),
+    )
+    async with Dependency() as dependency, Fleet(8, dependency) as fleet:
+        dependency.orders = lambda one: Order("fail" if one.state == State.CLOSED else "ok", 0.005)
+        await fleet.join(server.url, prefix, {"auth": opens})
+        await fleet.do("traffic", breaker="auth", callers=10, pause=0.01)
+        await eventually(lambda: len(fleet.seen("auth", state="OPEN")) >= 8 * 10, "ten trips")
+        await fleet.do("stop")
+        await fleet.do("leave")
+        made = [one for one in await history(server.url, prefix, "auth") if one.reason != "seed"]
+        seen = fleet.seen("auth")
+        told_twice = [
+            epoch
+            for process in fleet.all
+            for epoch, times in Counter(one.epoch for one in process.seen).items()
+            if times > 1
+        ]
+        await fleet.outcomes()
+
+    makers = Counter(one.epoch for one in seen if one.made)
+    trips = sum(one.state == State.OPEN for one in made)
+    print(f"T16: {len(made)} transitions, {trips} of them trips; {makers.total()} times made, {len(seen)} times told")
+    assert trips >= 10
+    assert makers == Counter(str(one.epoch) for one in made)
+    assert all(after.previous == str(before.epoch) for before, after in itertools.pairwise(made))
+    assert not told_twice
+
+
+async def test_t23_new_settings_in_a_rolling_deploy_take_effect(redis_url: str, prefix: str) -> None:
+    """A replica with another policy finds the old keys and judges by its own: threshold, window and cooldown of a
+    new release hold while the old one still runs, and no key is deleted.
+    """
+    old = joins(redis_url, prefix, policy(FailureCount(100), window=60.0))
+    new = joins(redis_url, prefix, policy(FailureCount(4), window=5.0, cooldown=0.7))
+    async with old() as a:
+        await a.fail(3)
+        await a.breakers.flush()
+        async with new() as b:
+            await b.fail()
+            await b.sees(State.OPEN)
+            await a.sees(State.OPEN)
+            trip = b.breaker.snapshot.transition
+            left = a.breaker.snapshot.remaining
+            await a.refused()
+    assert trip
+    print(f"T23: tripped at {trip.failures} failures, 3 of them of the old release; cooldown {trip.cooldown:g} s")
+    assert (trip.failures, trip.cooldown) == (4, 0.7)
+    assert 0 < left <= 0.7
+
+
+async def test_t23_two_key_layouts_agree_through_the_state_key(server: Server, prefix: str) -> None:
+    """Releases with different working keys in one deploy follow each other's transitions within a second, by the
+    state key, and come to rest.
+    """
+    opens = policy(FailureCount(3), cooldown=1.5)
+    async with Dependency() as dependency, Fleet(4, dependency) as fleet:
+        for process, layout in zip(fleet.all, ("", "", "v0", "v0"), strict=True):
+            await fleet.enter(process, server.url, prefix, {"auth": opens}, layout=layout)
+        await fleet.do("traffic", breaker="auth", callers=2)
+        await dependency.more(20)
+        dependency.orders = lambda one: Order("fail" if one.replica in {"r1", "r2"} else "ok")
+        await eventually(lambda: server.cli("GET", f"{prefix}:auth:state") == "OPEN", "the trip")
+        at = time.time()
+        await fleet.all_see("auth", "OPEN")
+        followed = time.time() - at
+        dependency.ok()
+        calls = len(dependency.arrivals)
+        await asyncio.sleep(0.2)
+        calls = len(dependency.arrivals) - calls
+        await fleet.all_see("auth", "CLOSED")
+        await asyncio.sleep(2 * WITHIN)
+        seen = Counter(one.epoch for one in fleet.seen("auth"))
+        states = {told["states"]["auth"]["state"] for told in await fleet.do("tell")}
+        keys = server.cli("KEYS", f"{prefix}:auth:v*:epoch")
+    print(f"T23: the other layout followed in {followed:.2f} s; {len(seen)} transitions in both, at rest {states}")
+    assert followed <= WITHIN
+    assert calls == 0
+    assert states == {"CLOSED"}
+    assert server.cli("GET", f"{prefix}:auth:state") == "CLOSED"
+    assert len(seen) <= 8
+    assert isinstance(keys, list)
+    assert len(keys) == 2
+
+
+async def test_t25_a_replica_started_while_open_makes_no_call(server: Server, prefix: str) -> None:
+    """Eight processes that start while the circuit is open, with a crowd at each door, make not one call, and tell
+    their callers when to come back.
+    """
+    cooldown = 20.0
+    opens = policy(FailureCount(1), cooldown=cooldown)
+    async with Dependency() as dependency, Fleet(8, dependency) as fleet:
+        async with joins(server.url, prefix, opens)() as first:
+            await first.fail()
+            await first.sees(State.OPEN)
+        await fleet.join(server.url, prefix, {"auth": opens})
+        told = await fleet.do("call", breaker="auth", times=50)
+        outcomes: Counter[str] = sum((Counter(one["outcomes"]) for one in told), Counter())
+        left = [seconds for one in told for seconds in one["retry_after"]]
+        await fleet.outcomes()
+    print(f"T25: {dict(outcomes)}, {len(dependency.arrivals)} calls, retry_after {min(left):.1f} to {max(left):.1f} s")
+    assert not dependency.arrivals
+    assert outcomes == {"refused": 400}
+    assert cooldown - 10 < min(left) <= max(left) <= cooldown
+
+
+BY = {"author": "t26", "reason": "a test"}
+
+
+async def test_t26_an_order_reaches_all_and_survives_restarts_and_a_flush(
+    fresh_server: Callable[..., Server], prefix: str
+) -> None:
+    """FORCED_OPEN stops every replica, those that restart and those that start after a FLUSHALL too; DISABLED lets
+    everything pass and counts nothing; the order taken back, calls decide again.
+    """
+    server = fresh_server()
+    join = joins(server.url, prefix, policy(FailureCount(2)))
+    async with join() as a, join() as b, join() as c:
+        for member in (a, b, c):
+            await member.succeed()
+        at = time.monotonic()
+        await a.breaker.override(Override.FORCED_OPEN, **BY)
+        await asyncio.gather(b.sees(State.OPEN), c.sees(State.OPEN))
+        reached = time.monotonic() - at
+        async with asyncio.TaskGroup() as all_of:
+            for member in (a, b, c):
+                all_of.create_task(member.refused())
+    async with join() as restarted:
+        await restarted.refused()
+        server.flush()
+        async with join() as newborn:
+            await newborn.refused()
+            await newborn.sees(State.OPEN)
+            kept = newborn.breaker.snapshot.override
+            await newborn.breaker.override(Override.DISABLED, **BY)
+            await restarted.sees(State.CLOSED)
+            await restarted.fail(5)
+            await restarted.breakers.flush()
+            seen = await restarted.breaker.read()
+            await restarted.breaker.override(None, **BY)
+            await newborn.fail(2)
+            await restarted.sees(State.OPEN)
+            last = restarted.breaker.snapshot.transition
+    print(f"T26: reached two others in {reached * 1000:.0f} ms; after restart and FLUSHALL still {kept}")
+    assert kept == Override.FORCED_OPEN
+    assert (seen.counts.failures, seen.override) == (0, Override.DISABLED)
+    assert last
+    assert last.reason == "tripped"
+
+
+async def test_t26_an_order_expires_by_itself(redis_url: str, prefix: str) -> None:
+    """FORCED_OPEN holds for the seconds it was given; then probes decide, in every replica."""
+    join = joins(redis_url, prefix, policy(FailureCount(2)))
+    async with join() as a, join() as b:
+        await b.succeed()
+        await a.breaker.override(Override.FORCED_OPEN, **BY, seconds=1)
+        await b.sees(State.OPEN)
+        assert (await b.refused()).retry_after <= 1
+        await eventually(lambda: not b.breaker.snapshot.remaining, "the order to expire")
+        assert not b.breaker.snapshot.override
+        await b.succeed()
+        await a.sees(State.CLOSED)
+
+
+async def test_t26_a_state_set_by_hand_under_a_probe_is_obeyed(server: Server, prefix: str) -> None:
+    """`SET … OPEN` between a probe's admission and its success is obeyed, not overwritten (race 13)."""
+    join = joins(server.url, prefix, policy(FailureCount(1), cooldown=0.1))
+    async with join() as a, join() as b:
+        await b.succeed()
+        await a.fail()
+        await a.sees(State.OPEN)
+        await eventually(lambda: not a.breaker.snapshot.remaining, "the cooldown to end")
+        probe = await a.breaker.admit()
+        server.cli("SET", f"{prefix}:auth:state", "OPEN")
+        probe.end(Outcome.SUCCESS)
+        await eventually(lambda: _reason(a) == "external", "the order by hand to be obeyed")
+        await eventually(lambda: a.epoch == b.epoch, "the other replica to follow")
+        made = [one.state for one, _ in await a.breaker.history()]
+        assert (a.breaker.state, b.breaker.state) == (State.OPEN, State.OPEN)
+        assert made.count(State.CLOSED) == 1
+        assert server.cli("GET", f"{prefix}:auth:state") == "OPEN"
+
+
+async def test_t26_a_circuit_closed_by_hand_is_obeyed_where_all_is_refused(
+    server: Server, prefix: str
+) -> None:
+    """`SET … CLOSED` while the circuit is open and calls are only refused is obeyed within a second by each of the
+    replicas, whenever it comes: a refusal is use (race 14).
+    """
+    waits = []
+    join = joins(server.url, prefix, policy(FailureCount(1)))
+    async with join() as a, join() as b:
+        await b.succeed()
+        for moment in (0.0, 0.4, 0.7):
+            await a.fail()
+            await b.sees(State.OPEN)
+            knocking = [asyncio.create_task(_knock(member.breaker)) for member in (a, b)]
+            await asyncio.sleep(moment)
+            at = time.monotonic()
+            server.cli("SET", f"{prefix}:auth:state", "CLOSED")
+            await asyncio.gather(*knocking)
+            waits.append(time.monotonic() - at)
+            assert _reason(a) == _reason(b) == "external"
+    print("T26: SET CLOSED obeyed after", ", ".join(f"{one:.2f}" for one in waits), "s")
+    assert max(waits) <= WITHIN
+
+
+async def _knock(breaker: Breaker) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                async with breaker:
+                    return
+            except CircuitOpenError:
+                await asyncio.sleep(0.01)
+
+
+def _reason(member: Member) -> str:
+    held = member.breaker.snapshot.transition
+    return held.reason if held else ""
+
+
+async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(
+    server: Server, prefix: str
+) -> None:
+    """A Retry-After that one replica was given keeps the whole fleet away until then, longer than the cooldown but
+    not beyond its maximum, and every refusal tells the time that truly remains.
+    """
+    opens = Policy(
+        trip=FailureCount(3),
+        recover=SuccessRatio(1.0, 1),
+        cooldown=Cooldown(0.1, 1, 1.2, 0),
+        classify=Classify(retry_after=retry_after),
+    )
+    plain = Order("fail")
+    async with Dependency() as dependency, Fleet(4, dependency) as fleet:
+        await fleet.join(server.url, prefix, {"auth": opens, "capped": opens})
+        for breaker in ("auth", "capped"):
+            await fleet.do("call", breaker=breaker)
+        waits = {"auth": 0.8, "capped": 60.0}
+        dependency.orders = lambda one: (
+            Order("fail", retry_after=waits[one.breaker]) if one.replica == "r1" else plain
+        )
+        for process in fleet.all[:3]:
+            await asyncio.gather(*(process.do("call", breaker=breaker) for breaker in waits))
+        for breaker in waits:
+            await fleet.all_see(breaker, "OPEN")
+        dependency.ok()
+        at = time.time()
+        told = await fleet.do("call", breaker="auth")
+        for breaker in waits:
+            await fleet.do("traffic", breaker=breaker, callers=3, pause=0.01)
+        for breaker in waits:
+            await fleet.all_see(breaker, "CLOSED")
+        made = {breaker: await history(server.url, prefix, breaker) for breaker in waits}
+        await fleet.outcomes()
+
+    trips = {breaker: next(one for one in made[breaker] if one.state == "OPEN") for breaker in waits}
+    came = {
+        breaker: dependency.came(breaker=breaker, since=trips[breaker].since + 0.01)[0].at
+        for breaker in waits
+    }
+    waited = {breaker: came[breaker] - trips[breaker].since for breaker in waits}
+    errors = [abs(at + one["retry_after"][0] - trips["auth"].until) for one in told]
+    print(
+        f"T27: Retry-After 0.8 s: next call after {waited['auth']:.2f} s; 60 s, capped at 1.2 s: after"
+        f" {waited['capped']:.2f} s; refusals wrong by {max(errors) * 1000:.0f} ms at most"
+    )
+    assert 0.7 <= waited["auth"] <= 0.9
+    assert waited["capped"] >= 1.2
+    assert max(errors) < 0.1
+
+
+async def test_race_23_replicas_made_by_a_fork_have_names_of_their_own() -> None:
+    """Processes forked from one that has made its `Breakers` already, as servers with workers do, are different
+    replicas (race 23).
+    """
+    names = (await asyncio.to_thread(_fork)).split()
+    assert len(names) == 3
+    assert len(set(names)) == 3
+
+
+def _fork() -> str:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ran = subprocess.run(
+        [sys.executable, "-c", _FORKING], capture_output=True, text=True, check=True, env=env, timeout=20
+    )
+    return ran.stdout
+
+
+_FORKING = """
+import asyncio, os
+from commontrip import Breakers, MemoryStore
+
+breakers = Breakers(MemoryStore())
+
+async def main():
+    async with breakers:
+        os.write(1, (breakers.replica + " ").encode())
+
+children = []
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        asyncio.run(main())
+        os._exit(0)
+    children.append(child)
+for child in children:
+    os.waitpid(child, 0)
+asyncio.run(main())
+"""
