@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -23,6 +24,7 @@ from apps.shared.service import assemble
 from apps.shared.users import user_id
 
 _MOST_BODY = 4_096
+_SAMPLE = Path(__file__).with_name("users.json")
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -39,7 +41,7 @@ def create_app(settings: Settings) -> Starlette:
                 await stack.enter_async_context(faults.watching())
             yield
 
-    routes = Auth(settings, users.load(settings.users_path), faults).routes
+    routes = Auth(settings, users.load(settings.users_path or _SAMPLE), faults).routes
     return assemble(settings, health, Metrics("auth"), routes, resources=resources, body_limit=_MOST_BODY)
 
 
@@ -55,9 +57,7 @@ class Auth:
         self.routes = [
             Route("/users/{user_id}", self._user),
             Route("/stats", self._report),
-            Route("/faults", self._fault),
-            Route("/faults", self._order, methods=["PUT"]),
-            Route("/faults", self._take_back, methods=["DELETE"]),
+            Route("/faults", self._ordered, methods=["GET", "PUT", "DELETE"]),
         ]
 
     async def _user(self, request: Request) -> Response:
@@ -78,13 +78,21 @@ class Auth:
     async def _report(self, _: Request) -> Response:
         return JSONResponse(self._stats.report())
 
-    async def _fault(self, _: Request) -> Response:
-        now = self._enabled().now
+    async def _ordered(self, request: Request) -> Response:
+        if self._faults is None:
+            raise Problem(404, "faults cannot be ordered here: AUTH_FAULTS is not set")
+        self._authorize(request)
+        try:
+            if request.method == "PUT":
+                await self._faults.order(await self._order(request))
+            elif request.method == "DELETE":
+                await self._faults.take_back()
+        except AWAY:
+            raise Problem(503, "faults are kept in Redis, which does not answer", {"retry-after": "1"}) from None
+        now = self._faults.now
         return JSONResponse({**now[0].model_dump(), "expires_seconds": round(now[1], 3)} if now else None)
 
-    async def _order(self, request: Request) -> Response:
-        faults = self._enabled()
-        self._authorize(request)
+    async def _order(self, request: Request) -> Fault:
         try:
             fault = Fault.model_validate_json(await request.body())
         except ValidationError as error:
@@ -92,25 +100,7 @@ class Auth:
             raise Problem(400, "; ".join(lines)) from None
         if fault.expires_seconds > self._longest:
             raise Problem(400, f"expires_seconds: a fault lasts at most {self._longest:g} s")
-        try:
-            await faults.order(fault)
-        except AWAY:
-            raise _no_redis() from None
-        return JSONResponse(fault.model_dump())
-
-    async def _take_back(self, request: Request) -> Response:
-        faults = self._enabled()
-        self._authorize(request)
-        try:
-            await faults.take_back()
-        except AWAY:
-            raise _no_redis() from None
-        return Response(status_code=204)
-
-    def _enabled(self) -> Faults:
-        if self._faults is None:
-            raise Problem(404, "faults cannot be ordered here: AUTH_FAULTS is not set")
-        return self._faults
+        return fault
 
     def _authorize(self, request: Request) -> None:
         if not self._token:
@@ -119,6 +109,3 @@ class Auth:
         if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode("latin-1"), self._token):
             raise Problem(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
 
-
-def _no_redis() -> Problem:
-    return Problem(503, "faults are kept in Redis, which does not answer", {"retry-after": "1"})

@@ -44,6 +44,7 @@ class Faults:
         self._key = f"{prefix}:faults:auth"
         self._fault: Fault | None = None
         self._until = 0.0
+        self._orders = 0
         self._change = asyncio.Event()
         self._drained = False
 
@@ -85,22 +86,26 @@ class Faults:
         """Order a fault for all replicas; here it holds at once, elsewhere within 200 ms. Raises what `AWAY` names."""
         async with asyncio.timeout(_PATIENCE):
             await self._client.set(self._key, fault.model_dump_json(), px=max(1, round(fault.expires_seconds * 1000)))
+        self._orders += 1
         self._keep(fault, fault.expires_seconds)
 
     async def take_back(self) -> None:
         """End the fault for all replicas. Raises what `AWAY` names."""
         async with asyncio.timeout(_PATIENCE):
             await self._client.delete(self._key)
+        self._orders += 1
         self._keep(None, 0.0)
 
     async def _watch(self) -> None:
         away = False
         while True:
             try:
+                orders = self._orders
                 async with asyncio.timeout(_PATIENCE):
                     found, left = await self._look()
-                self._keep(Fault.model_validate_json(found) if found else None, left)
                 away = False
+                if orders == self._orders:  # else it may be what was there before the order
+                    self._keep(Fault.model_validate_json(found) if found else None, left)
             except (*AWAY, ValueError) as error:
                 if not away:
                     logger.warning("faults cannot be looked up: %s", type(error).__name__)

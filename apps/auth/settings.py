@@ -15,8 +15,8 @@ class Settings(ServiceSettings, RedisSettings):
 
     port: Port = Field(8082, description="port for requests")
     metrics_port: Port = Field(9102, description="port for Prometheus")
-    users_path: Path = Field(
-        Path("apps/auth/users.json"), description="JSON file of users: id, roles, blocked, valid_until"
+    users_path: Path | None = Field(
+        None, description="JSON file of users: roles, blocked, valid_until by id; the sample if empty"
     )
     token: SecretStr = Field(SecretStr(""), description="bearer token that callers must show; none if empty")
     faults: bool = Field(False, description="whether faults can be ordered at /faults; never in production")

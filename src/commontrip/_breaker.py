@@ -229,10 +229,7 @@ class Breaker:
 
     async def read(self) -> Snapshot:
         """Ask the store; one round trip. In local mode, or if it does not answer, what this replica knows."""
-        circuit = self._circuit
-        view = await circuit.replica.read(circuit)
-        circuit.informed(view)
-        return self._snapshot(view)
+        return self._snapshot(await self._circuit.read())
 
     def _snapshot(self, view: View | None = None) -> Snapshot:
         circuit, known = self._circuit, self._circuit.knowledge

@@ -69,6 +69,7 @@ class Breakers:
             clock=self._clock,
             name=self._name,
         )
+        self._replica.listeners.tell("watch", self)
         await self._replica.start()
         return self
 

@@ -1,7 +1,9 @@
 """One admitted call, from its admission to its outcome: plain, timed, or a probe under a lease."""
 
 import asyncio
+import contextlib
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from commontrip._counts import Tally
@@ -56,8 +58,8 @@ class Call:
                     tally.arm()
                 return
             outcome = Outcome.SLOW if overdue else outcome
-        if self.counted and outcome != Outcome.SLOW:
-            self.circuit.ledger.mistaken()
+        if self.counted:
+            self.circuit.ledger.ends(outcome)
         if tally is not None and outcome == Outcome.FAILURE:
             tally.slow += overdue and not self.counted
             tally.fail(error, retry_after, counted=self.counted)
@@ -72,6 +74,7 @@ class Call:
             self.counted = True
             self.tally.slow += 1
             self.tally.succeed()
+            self.circuit.ledger.hangs()
             self.circuit.crossed(self.tally)
 
 
@@ -116,28 +119,26 @@ class Probe(Call):
     __slots__ = ("_renewal", "_renewing", "_settling", "epoch", "lease")
     probe = True
 
-    def __init__(self, circuit: "Circuit", lease: str, epoch: str) -> None:
+    def __init__(self, circuit: "Circuit", lease: Lease, epoch: str, asked_at: float) -> None:
         super().__init__(circuit, None)
-        self.lease = lease
+        circuit.places.running.add(self)
+        self.lease = lease.lease
         self.epoch = epoch
         self._settling: asyncio.Task[None] | None = None
         self._renewing = True
-        self._renewal = circuit.replica.spawn(self._renew())
+        self._renewal = circuit.replica.spawn(self._renew(replace(lease, renew=True), asked_at))
 
-    async def _renew(self) -> None:
+    async def _renew(self, lease: Lease, renewed_at: float) -> None:
+        """Renew every third of a lease, from when it was asked for, up to the probe limit."""
         circuit, policy = self.circuit, self.circuit.policy
         limit = min(policy.probe_limit, circuit.slower_than or policy.probe_limit)
         while (left := self.started + limit - circuit.clock()) > 0:
-            await asyncio.sleep(min(left, policy.probe_lease / 3))
-            if self.started + limit > circuit.clock():
-                ask = Lease(
-                    name=circuit.name, lease=self.lease, seconds=policy.probe_lease, probes=policy.recover.probes,
-                    token=token(), replica=circuit.replica.id,
-                )  # fmt: skip
-                try:
-                    circuit.knowledge.learn(await circuit.replica.ask(circuit, "lease", ask))
-                except StoreUnavailableError:
-                    continue
+            due = renewed_at + lease.seconds / 3 - circuit.clock()
+            await asyncio.sleep(min(left, max(0.0, due)))
+            if due < left:
+                renewed_at = circuit.clock()
+                with contextlib.suppress(StoreUnavailableError):
+                    circuit.knowledge.learn(await circuit.replica.ask(circuit, "lease", lease))
         self._renewing = False
         self.end(Outcome.SLOW if circuit.slower_than else Outcome.FAILURE, "ProbeLimit")
 
@@ -149,6 +150,7 @@ class Probe(Call):
         if outcome == Outcome.SUCCESS and limit is not None and self.circuit.clock() - self.started >= limit:
             outcome = Outcome.SLOW
         self.done = True
+        self.circuit.places.running.discard(self)
         if self._renewing:
             self._renewal.cancel()
         slow_is = "s" if limit is None else "f"

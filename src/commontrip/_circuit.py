@@ -129,6 +129,7 @@ class Circuit:
         bad = outcome in (Outcome.FAILURE, Outcome.SLOW)
         if bad:
             self._error = error or self._error
+        if bad or probe:
             self.cause = self.replica.listeners.tell("cause")
         if self.listening and (bad or probe):
             self._tell(outcome, probe=probe)
@@ -163,6 +164,7 @@ class Circuit:
         """Start a new epoch."""
         self.ledger.begin()
         self.provisional_until = 0.0
+        self.cause = self._error = ""
         self.places.reset()
 
     def arrange(self) -> None:
@@ -215,15 +217,26 @@ class Circuit:
         if self.ledger.waiting:
             self.replica.arm(self)
 
-    def informed(self, view: View) -> None:
-        """Hear the answer to a read."""
+    async def read(self) -> View:
+        """Read from the store that is used now; raises `StoreUnavailableError`."""
+        while True:
+            answers, shared = self.ledger.answers, self.knowledge.shared
+            view = await self.replica.read(self)
+            if shared is self.knowledge.shared or self.knowledge.local:
+                break  # else the answer may be older than what was heard meanwhile
+        self.informed(view, stale=answers != self.ledger.answers)
+        return view
+
+    def informed(self, view: View, *, stale: bool = False) -> None:
+        """Hear the answer to a read; if it is stale, a batch was answered meanwhile and its counts are older."""
         if self.knowledge.local and not self.replica.line.down:
             self.knowledge.go_home(view)
         else:
-            self.knowledge.learn(view)
+            self.knowledge.learn(view, last_word=True)
         self.knowledge.fresh = True
         self.arrange()
-        self._decide(view)
+        if not stale:
+            self._decide(view)
 
     def _decide(self, view: View) -> None:
         """Let the policy say trip or stay, on the facts that the store has just told."""

@@ -33,6 +33,7 @@ class Knowledge:
         self.fresh = False  # the store has been asked, and nothing may have been missed since
         self.local: MemoryStore | None = None
         self.newborn = False
+        self.newborn_until = 0.0
         self.open_until = 0.0
         self.ordered_until = 0.0
         self.heard_at = 0.0
@@ -64,8 +65,8 @@ class Knowledge:
 
     # -- taking in
 
-    def learn(self, view: View) -> None:
-        """Take in what a store said."""
+    def learn(self, view: View, *, last_word: bool = False) -> None:
+        """Take in what a store said; another incarnation only if it is the last word, else it is a reason to read."""
         self.heard_at = self._circuit.clock()
         if view.mended:
             self._circuit.report("mended", f"keys held garbage or were gone, and are repaired: {view.mended.strip()}")
@@ -77,6 +78,8 @@ class Knowledge:
             self._nothing_there()
         elif shared and self._forgot(found, shared):
             self._reassert(found, shared, Reason.REASSERTED)
+        elif shared and found.epoch.incarnation != shared.epoch.incarnation and not last_word:
+            self.reread()
         else:
             self._adopt(found, view.now)
             if view.by_hand:
@@ -105,14 +108,18 @@ class Knowledge:
         shared = self.shared
         if shared is None or found.epoch == shared.epoch:
             return
-        if self.local or found.epoch.incarnation != shared.epoch.incarnation:
+        newer = found.epoch.number - shared.epoch.number
+        if self.local or found.epoch.incarnation != shared.epoch.incarnation or newer == 0:
             self.suspect()
-        elif found.epoch.number > shared.epoch.number:
+        elif newer > 0:
             self._adopt(found, self._replica.line.now() if self._replica.line.synchronized else found.since)
 
     def suspect(self) -> None:
-        """Something may have been missed: read now if the breaker is in use, else before its next call."""
-        if self._replica.uses(self._circuit):
+        """Something may have been missed.
+
+        Read now if the breaker is in use, or knows a verdict that the store may have lost; else before its next call.
+        """
+        if self._replica.uses(self._circuit) or self.remembers:
             if self.local is None:  # else the next look tries to go home
                 self.reread()
         else:
@@ -135,10 +142,12 @@ class Knowledge:
         if found.override:
             self.ordered_until = clock + min(found.cooldown, max(0.0, found.override_until - now))
         if here is None or here.epoch != found.epoch:
-            young = min(NEWBORN, found.since + NEWBORN - now)
-            self.newborn = found.is_seed and self.local is None and young > 0
-            self._set_alarm(young if self.newborn else self.ordered_until - clock)
+            self.newborn_until = clock
+            if found.is_seed and self.local is None:
+                self.newborn_until = clock + min(NEWBORN, max(0.0, found.since + NEWBORN - now))
             self._circuit.begin()
+        self.newborn = self.newborn_until > clock
+        self._set_alarm(max(self.newborn_until, self.ordered_until) - clock)
         self._circuit.arrange()
         self._announce(found, here, shared)
 
@@ -248,13 +257,12 @@ class Knowledge:
         try:
             while True:
                 try:
-                    view = await self._replica.read(self._circuit)
+                    await self._circuit.read()
                     break
                 except StoreUnavailableError:
                     await asyncio.sleep(0.02)
         finally:
             self._reading = None
-        self._circuit.informed(view)
 
     def ask(self) -> Ask:
         """Return the request to read; it seeds unless there is a verdict to be told instead."""
@@ -273,7 +281,9 @@ class Knowledge:
             offset, clock = self._replica.line.offset, self._circuit.clock
             self.local = MemoryStore(clock=lambda: clock() + offset)
             if self.here:
-                self.local.load(self._circuit.name, self.here, self._circuit.ledger.known)
+                lease = self._circuit.policy.probe_lease
+                running = {probe.lease: lease for probe in self._circuit.places.running}
+                self.local.load(self._circuit.name, self.here, self._circuit.ledger.known, running)
                 self.fresh = True
                 self._circuit.arrange()
         return self.local
@@ -295,7 +305,7 @@ class Knowledge:
             self.stale()
             self._nothing_there()
         else:
-            self.learn(view)
+            self.learn(view, last_word=True)
 
 
 def _newer(found: Transition, shared: Transition) -> bool:

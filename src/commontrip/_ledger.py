@@ -24,6 +24,7 @@ class Ledger:
     def __init__(self, circuit: "Circuit") -> None:
         self._circuit = circuit
         self.tally: Tally | None = None
+        self.answers = 0
         self.retry_after_until = 0.0
         self._counts = Counts()
         self._counted_at = 0.0
@@ -31,6 +32,7 @@ class Ledger:
         self._sent_until = 0.0
         self._passed = 0  # calls that ended well, slow ones among them, as far as they have left their tally
         self._totals: Counter[Outcome] = Counter()
+        self._hanging = 0
 
     def begin(self) -> None:
         """Start a new epoch: what is not sent is old news."""
@@ -60,15 +62,20 @@ class Ledger:
         if outcome is not Outcome.SUCCESS:
             self._totals[outcome] += 1
 
-    def mistaken(self) -> None:
-        """Take back a call that was counted as slow while it hung, and then was something else."""
-        self._passed -= 1
+    def hangs(self) -> None:
+        """Hear that a call has been tallied as slow before it ended; no total shows it yet."""
+        self._hanging += 1
+
+    def ends(self, outcome: Outcome) -> None:
+        """Hear what became of it."""
+        self._hanging -= 1
+        self._passed -= outcome is not Outcome.SLOW
 
     def totals(self) -> dict[Outcome, int]:
         """Return this replica's calls by outcome, since its start."""
         passed = self._passed + (self.tally.ok if self.tally else 0)
         return {outcome: self._totals[outcome] for outcome in Outcome} | {
-            Outcome.SUCCESS: passed - self._totals[Outcome.SLOW],
+            Outcome.SUCCESS: passed - self._totals[Outcome.SLOW] - self._hanging,
             Outcome.REJECTED: self._circuit.rejected,
         }
 
@@ -88,7 +95,7 @@ class Ledger:
                 name=circuit.name,
                 epoch=epoch,
                 number=replica.next_number(),
-                replica=replica.id,
+                replica=replica.sender,
                 run=run,
                 window=policy.window,
                 show_run=isinstance(policy.trip, ConsecutiveFailures),
@@ -98,6 +105,7 @@ class Ledger:
 
     def answered(self, batch: Batch) -> None:
         """Hear that a batch has been dealt with; a late answer to an earlier one clears nothing."""
+        self.answers += 1
         if self._sent is batch:
             self._sent = None
 

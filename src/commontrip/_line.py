@@ -17,7 +17,7 @@ _SLICE = 0.1
 
 
 class Line:
-    """Carries questions to the store. `down` says that the replica has to decide alone."""
+    """Carries questions to the store. `down` says that the replica has to decide alone, until a write works again."""
 
     def __init__(self, clock: Callable[[], float], listeners: Listeners) -> None:
         self.down = False
@@ -57,15 +57,18 @@ class Line:
                 return task.result()
         raise StoreSilentError(operation, f"no answer for {patience:g} s")
 
+    def restore(self) -> None:
+        """Hear that the store has done a write again."""
+        if self.down:
+            self.down = False
+            self._listeners.report("shared_mode", "", "the store works again: breakers in use go back to the fleet")
+
     def _well(self, answer: object, started: float) -> None:
         self._answered_at, self._asked_at = self._clock(), None
         view = answer[0] if isinstance(answer, list) and answer else answer
         if isinstance(view, View):
             self.offset = view.now - (started + self._answered_at) / 2
             self.synchronized = True
-        if self.down:
-            self.down = False
-            self._listeners.report("shared_mode", "", "the store answers again: breakers in use go back to the fleet")
 
     def _unwell(self, error: StoreUnavailableError, started: float, *, vital: bool) -> None:
         kind = "misconfigured" if error.misconfigured else "store_error"

@@ -3,9 +3,13 @@
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from commontrip._state import Outcome, State
 from commontrip._transition import Transition
+
+if TYPE_CHECKING:
+    from commontrip._breakers import Breakers
 
 logger = logging.getLogger("commontrip")
 
@@ -49,6 +53,9 @@ class Listener:
 
     What a listener raises is logged and changes neither state nor the caller's result.
     """
+
+    def watch(self, breakers: "Breakers") -> None:
+        """Hear, before the first call, whose listener this is."""
 
     def on_transition(self, applied: Applied) -> None:
         """Hear of a transition, once per replica and transition."""

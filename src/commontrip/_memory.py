@@ -103,10 +103,11 @@ class MemoryStore:
     async def aclose(self) -> None:
         """See `Store.aclose`; others who share the store go on."""
 
-    def load(self, name: str, transition: Transition, counts: Counts) -> None:
-        """Begin from what a replica knows: the epoch goes on, with these counts in its window."""
+    def load(self, name: str, transition: Transition, counts: Counts, leases: dict[str, float]) -> None:
+        """Begin from what a replica knows: the epoch goes on with these counts, and the probes that run (lease: s)."""
         now = self._clock()
         breaker = self._breakers[name] = _Breaker(transition)
+        breaker.leases = {lease: now + seconds for lease, seconds in leases.items()}
         breaker.window = _Window([_Bucket(now, Run(calls=counts.calls, failures=counts.failures, slow=counts.slow))])
         breaker.window.last = breaker.window.peak_at = now
         breaker.window.run, breaker.window.peak = counts.run, counts.streak
@@ -172,16 +173,30 @@ class MemoryStore:
         if breaker is None:
             return View(status="missing", transition=None, now=now)
         current = breaker.transition
+        if lease.renew:
+            self._renew(breaker, lease)
+            return self._view("granted" if current.state == State.HALF_OPEN else current.state.lower(), breaker)
         if current.state == State.CLOSED:
             return self._view("closed", breaker)
         if current.state == State.OPEN:
             if now < current.until:
                 return self._view("open", breaker, wait=current.until - now)
             opened = Change(
-                name=lease.name, expected="", to=State.HALF_OPEN, token=lease.token, reason=Reason.COOLDOWN_OVER,
-                replica=lease.replica, cooldown=current.cooldown, opens=current.opens, cause=lease.cause,
-            )  # fmt: skip
+                name=lease.name,
+                expected="",
+                to=State.HALF_OPEN,
+                token=lease.token,
+                reason=Reason.COOLDOWN_OVER,
+                replica=lease.replica,
+                cooldown=current.cooldown,
+                opens=current.opens,
+                cause=lease.cause,
+            )
             breaker = self._commit(breaker, opened)
+        return self._grant(breaker, lease)
+
+    def _grant(self, breaker: _Breaker, lease: Lease) -> View:
+        now = self._clock()
         self._prune(breaker)
         live = len(breaker.leases)
         if lease.lease not in breaker.leases:
@@ -192,6 +207,15 @@ class MemoryStore:
         breaker.leases[lease.lease] = now + lease.seconds
         return self._view("granted", breaker)
 
+    def _renew(self, breaker: _Breaker, lease: Lease) -> None:
+        """Keep or take again the place of a probe that runs; `!` marks one that no longer counts for the verdict."""
+        self._prune(breaker)
+        full = breaker.succeeded + breaker.failed + len(breaker.leases) >= lease.probes
+        late = f"!{lease.lease}"
+        lost = lease.lease not in breaker.leases
+        mark = late if late in breaker.leases or (lost and full) else lease.lease
+        breaker.leases[mark] = self._clock() + lease.seconds
+
     async def settle(self, settlement: Settlement) -> View:
         """See `Store.settle`."""
         breaker = self._breakers.get(settlement.name)
@@ -200,6 +224,7 @@ class MemoryStore:
         if breaker.transition.epoch.token == settlement.token:
             return self._view("counted", breaker)
         self._prune(breaker)
+        breaker.leases.pop(f"!{settlement.lease}", None)
         if breaker.leases.pop(settlement.lease, None) is None:
             return self._view("gone", breaker)
         if str(breaker.transition.epoch) != settlement.epoch or breaker.transition.state != State.HALF_OPEN:

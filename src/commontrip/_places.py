@@ -23,10 +23,11 @@ class Places:
     wants is kept for half a lease and then given back.
     """
 
-    __slots__ = ("_asking", "_cautious", "_circuit", "_spare", "_timer", "_waiting")
+    __slots__ = ("_asking", "_cautious", "_circuit", "_spare", "_timer", "_waiting", "running")
 
     def __init__(self, circuit: "Circuit") -> None:
         self._circuit = circuit
+        self.running: set[Probe] = set()
         self._waiting: deque[asyncio.Future[Probe | None]] = deque()
         self._asking = 0
         self._cautious = False
@@ -85,14 +86,16 @@ class Places:
         most = 1 if self._cautious else self._circuit.policy.recover.probes
         while self._asking < most and self._asking < sum(not future.done() for future in self._waiting):
             self._asking += 1
-            self._circuit.replica.spawn(self._one())
+            # The caller's trace: the task below is nobody's.
+            self._circuit.replica.spawn(self._one(self._circuit.replica.listeners.tell("cause")))
 
-    async def _one(self) -> None:
+    async def _one(self, cause: str) -> None:
         circuit, policy = self._circuit, self._circuit.policy
         lease = Lease(
             name=circuit.name, lease=token(), seconds=policy.probe_lease, probes=policy.recover.probes, token=token(),
-            replica=circuit.replica.id, cause=circuit.replica.listeners.tell("cause"),
+            replica=circuit.replica.id, cause=cause,
         )  # fmt: skip
+        asked_at = circuit.clock()
         try:
             view = await self._insist(lease)
         except StoreUnavailableError:
@@ -103,9 +106,12 @@ class Places:
         circuit.knowledge.learn(view)
         if view.status == "granted" and view.transition:
             self._cautious = False
-            self._offer(Probe(circuit, lease.lease, str(view.transition.epoch)))
-            self._ask()
-            return
+            probe = Probe(circuit, lease, str(view.transition.epoch), asked_at)
+            if circuit.clock() - asked_at < policy.probe_lease / 2:
+                self._offer(probe)
+                self._ask()
+                return
+            probe.end(Outcome.CANCELLED)  # by now it may have run out, and be somebody else's
         if view.status == "full":
             self._cautious = True
             circuit.rest_until = circuit.replica.clock() + _REST

@@ -9,6 +9,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
@@ -59,6 +60,7 @@ class Replica:
     ) -> None:
         listeners = tuple(listeners)
         self.id = name or word(f"{socket.gethostname()}-{os.getpid()}-{token()[:4]}")
+        self.sender = f"{self.id}.{token()}"  # numbers its batches anew even if it takes the name of one before it
         self.store = store
         self.clock = clock
         self.budget = budget
@@ -111,9 +113,9 @@ class Replica:
                 await self.store.aclose()
 
     def spawn(self, work: Coroutine[Any, Any, T], *, among: set[asyncio.Task[Any]] | None = None) -> asyncio.Task[T]:
-        """Run something that belongs to no caller, and keep it from being collected."""
+        """Run something that belongs to no caller: not in its context, and kept from being collected."""
         tasks = self._tasks if among is None else among
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         return task
@@ -148,7 +150,7 @@ class Replica:
         loop = asyncio.get_running_loop()
         if not self._readers:
             loop.call_soon(lambda: self.spawn(self._read_together()))
-        return await self._readers.setdefault(circuit, loop.create_future())
+        return await asyncio.shield(self._readers.setdefault(circuit, loop.create_future()))
 
     async def _read_together(self) -> None:
         readers, self._readers = self._readers, {}
@@ -249,8 +251,20 @@ class Replica:
     async def _look_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._pace(LOOK) * _jitter())
+            used = self._in_use()
             with contextlib.suppress(StoreUnavailableError):
-                await self._look(self._in_use())
+                if self.line.down:
+                    await self._knock()
+                await self._look(used)
+
+    async def _knock(self) -> None:
+        # By a write: a store that is full, or a replica, answers reads and is of no use.
+        try:
+            await self._be_present(vital=True)
+        except StoreUnavailableError as error:
+            if not error.misconfigured:  # else that very right may be missing, and the rest be there
+                raise
+        self.line.restore()
 
     def _in_use(self) -> list[Circuit]:
         """Return what was used since the last look; what was not is idle, and after half a TTL has to be read again."""
@@ -276,7 +290,7 @@ class Replica:
             views = await self.line.call("read", self.store.read([circuit.knowledge.ask() for circuit in away]))
             for circuit, view in zip(away, views, strict=True):
                 circuit.informed(view)
-        last = self.clock() - LOOK
+        last = self.clock() - BATCH  # who answers batches has said it already
         quiet = [circuit for circuit in used if circuit.knowledge.here and circuit.knowledge.heard_at < last]
         if not quiet or self.line.down:
             return
@@ -326,9 +340,11 @@ class Replica:
 
     async def _beat(self) -> None:
         while True:
-            interval = self._pace(HEARTBEAT)
             if not self.line.down:
                 with contextlib.suppress(StoreUnavailableError):
-                    work = self.store.presence(self.id, 3 * interval)
-                    self.fleet = max(1, await self.line.call("presence", work, vital=False))
-            await asyncio.sleep(interval * _jitter())
+                    await self._be_present(vital=False)
+            await asyncio.sleep(self._pace(HEARTBEAT) * _jitter())
+
+    async def _be_present(self, *, vital: bool) -> None:
+        work = self.store.presence(self.id, 3 * self._pace(HEARTBEAT))
+        self.fleet = max(1, await self.line.call("presence", work, vital=vital))

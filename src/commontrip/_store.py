@@ -99,7 +99,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """A place among the probes: asked for, and renewed with the same `lease`."""
+    """A place among the probes: asked for, and renewed under the same id.
+
+    `renew` says that the probe runs: it keeps its place in any state, takes it again if it was lost, and if that
+    has gone to another, fills a place of its own that no longer counts for the verdict.
+    """
 
     name: str
     lease: str
@@ -108,6 +112,7 @@ class Lease:
     token: str
     replica: str
     cause: str = ""
+    renew: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,7 +193,15 @@ class RedisStore:
 
     async def lease(self, lease: Lease) -> View:
         """See `Store.lease`."""
-        ask = (lease.lease, _ms(lease.seconds), lease.probes, lease.token, lease.replica, word(lease.cause))
+        ask = (
+            lease.lease,
+            _ms(lease.seconds),
+            lease.probes,
+            lease.token,
+            lease.replica,
+            word(lease.cause),
+            int(lease.renew),
+        )
         return await self._one("lease", lease.name, *ask)
 
     async def settle(self, settlement: Settlement) -> View:

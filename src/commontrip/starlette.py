@@ -31,7 +31,7 @@ from commontrip._listener import Applied, Listener, Report
 from commontrip._transition import Epoch
 
 _STREAMS = 1000  # at once
-_BACKLOG = 250  # events unsent to one client
+_BACKLOG = 1000  # events unsent to one client
 
 
 async def circuit_open(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette passes both
@@ -52,14 +52,14 @@ def lifespan(breakers: Breakers) -> Callable[[Any], AbstractAsyncContextManager[
 
 
 class BreakerRoutes(Listener):
-    """`routes` under `/breakers`, to be mounted anywhere, and a listener of `Breakers`, for the events.
+    """`routes` under `/breakers`, to be mounted anywhere; a listener of `Breakers`, for the events.
 
-    GET `/breakers`: what this replica knows of each, no round trip. GET `/breakers/{name}`: what the fleet knows, with
-    its replicas and their lag (s), three round trips. GET `/breakers/{name}/transitions`: the last `count` (1 to 1000,
-    by default 100), one round trip. Without the store these two say what this replica knows, and `"source": "replica"`.
-    GET `/breakers/events`: server-sent events, first a `snapshot` of all, then each `transition` and `report`; for at
-    most 1000 clients, of whom one with 250 events unsent is cut off, to come again. POST `/breakers/{name}/override`:
-    JSON with `override` (null: automatic), `author`, `reason`, perhaps `seconds`; `Authorization: Bearer <token>`.
+    GET `/breakers`: what this replica knows of each; no round trip. GET `/breakers/{name}`: what the fleet knows, and
+    its replicas with their lag (s); three round trips. GET `/breakers/{name}/transitions`: the last `count` (1 to 1000,
+    by default 100); one round trip. Without the store both say what this replica knows, and `"source": "replica"`.
+    GET `/breakers/events`: server-sent events: a `snapshot` of all, then each `transition` and `report`; for at most
+    1000 clients, of whom one with 1000 events unsent is cut off, to come again. POST `/breakers/{name}/override`: JSON
+    with `override` (null: automatic), `author`, `reason`, perhaps `seconds`, and `Authorization: Bearer <token>`.
     Errors are problems (RFC 9457). Known are the breakers of this process; reading is open to all.
     """
 
@@ -126,13 +126,11 @@ class BreakerRoutes(Listener):
         return _reply(_shown(breaker, snapshot) | more)
 
     async def _transitions(self, request: Request) -> Response:
-        breaker, source = self._breaker(request), "fleet"
-        count = _check.whole("count", int(request.query_params.get("count", "100")), 1, 1000)
-        try:
-            past = await breaker.history(count)
-        except StoreUnavailableError:
-            last, source = breaker.snapshot.transition, "replica"
-            past = [(last, "")] if last else []
+        breaker, count = self._breaker(request), int(request.query_params.get("count", "100"))
+        last = breaker.snapshot.transition
+        source, past = "replica", [(last, "")] if last else []
+        with suppress(StoreUnavailableError):
+            source, past = "fleet", await breaker.history(_check.whole("count", count, 1, 1000))
         return _reply({"source": source, "transitions": [_plain(made) | {"note": note} for made, note in past]})
 
     async def _override(self, request: Request) -> Response:
@@ -152,9 +150,10 @@ class _Stream(EventSourceResponse):
 
     def __init__(self, first: bytes, streams: "set[_Stream]") -> None:
         self._streams = streams
-        self._unsent: asyncio.Queue[bytes] = asyncio.Queue(_BACKLOG)
-        self._unsent.put_nowait(first)
+        self._unsent: list[bytes] = []
+        self._news = asyncio.Event()
         self._cut = anyio.CancelScope()
+        self.put(first)
         down = anyio.Event()
 
         async def end() -> None:
@@ -163,15 +162,19 @@ class _Stream(EventSourceResponse):
 
         super().__init__(self._chunks(), data_sender_callable=end, shutdown_event=down, shutdown_grace_period=1)
 
-    def put(self, chunk: bytes) -> None:
-        try:
-            self._unsent.put_nowait(chunk)
-        except asyncio.QueueFull:
+    def put(self, event: bytes) -> None:  # an empty one is the last
+        self._unsent.append(event)
+        self._news.set()
+        if len(self._unsent) > _BACKLOG:
             self._cut.cancel()
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        while chunk := await self._unsent.get():
-            yield chunk
+        events: list[bytes] = []
+        while b"" not in events:
+            await self._news.wait()
+            self._news.clear()
+            events, self._unsent = self._unsent, []
+            yield b"".join(events)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._streams.add(self)

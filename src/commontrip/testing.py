@@ -1,7 +1,7 @@
 """For tests of services that use breakers: a clock that can be moved, and a listener that remembers.
 
 clock, heard = FakeClock(), RecordingListener()
-breakers = Breakers(MemoryStore(clock=clock), clock=clock, listeners=[heard])
+breakers = Breakers(MemoryStore(clock=clock), clock=clock, listeners=[heard], store_budget=5)  # CI can be slow
 """
 
 import asyncio

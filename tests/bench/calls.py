@@ -24,7 +24,7 @@ _SLICE = 0.03  # seconds that one loop runs
 _BARE_CALLS = 200_000
 
 MEMORY, REDIS = "in memory", "with Redis"
-SLOW = "commontrip, watching for slow calls"
+SLOW = "commontrip, watching slow calls"
 
 Key = tuple[str, str, str]
 """Library, store, form."""

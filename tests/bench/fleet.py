@@ -112,6 +112,11 @@ class Tripped:
     local: int = 0
     """Replicas that took the store for gone."""
 
+    @property
+    def probing_rate(self) -> float:
+        """Commands a second in that round."""
+        return self.probing.total() / self.seconds
+
 
 @dataclass(slots=True)
 class Fleet:

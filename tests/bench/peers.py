@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
-import aiobreaker
-import aiobreaker.state
-import aiobreaker.storage.memory
-import aiobreaker.storage.redis
+import aiobreaker  # type: ignore[import-untyped]
+import aiobreaker.state  # type: ignore[import-untyped]
+import aiobreaker.storage.memory  # type: ignore[import-untyped]
+import aiobreaker.storage.redis  # type: ignore[import-untyped]
 import interlock
 import interlock.integrations.redis
 import purgatory
@@ -170,7 +171,8 @@ async def in_purgatory(url: str | None) -> AsyncIterator[Peer]:
     peer.add(REJECTED, refusals if work else _forgetting(factory, refusals), "await raise")
     yield peer
     if work:
-        await work.contexts.redis.aclose()
+        contexts: Any = work.contexts
+        await contexts.redis.aclose()
 
 
 def _forgetting(factory: purgatory.AsyncCircuitBreakerFactory, refusals: Loop) -> Loop:
@@ -178,7 +180,8 @@ def _forgetting(factory: purgatory.AsyncCircuitBreakerFactory, refusals: Loop) -
 
     async def loop(calls: int) -> None:
         await refusals(calls)
-        factory.uow.contexts.breakers["open"]._state.__traceback__ = None
+        contexts: Any = factory.uow.contexts
+        contexts.breakers["open"]._state.__traceback__ = None
 
     return loop
 

@@ -178,6 +178,7 @@ async def _see(server: Server, state: State) -> None:
 
 def _last_calls(server: Server, witness: Witness) -> list[float]:
     with contextlib.closing(redis.Redis.from_url(server.url, decode_responses=True)) as client:
-        entries = [entry for _, entry in client.xrange(f"{_PREFIX}:{_NAME}:transitions")]
+        stream: Any = client.xrange(f"{_PREFIX}:{_NAME}:transitions")
+        entries = [entry for _, entry in stream]
     since = [int(entry["since"]) / 1000 for entry in entries] + [time.time()]
     return [witness.last(since[i], since[i + 1]) for i, entry in enumerate(entries) if entry["state"] == State.OPEN]

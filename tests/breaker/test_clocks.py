@@ -42,10 +42,7 @@ async def test_t09_replica_clocks_an_hour_apart_change_nothing(server: Server, p
         dependency.fail()
         clocks = zip(fleet.all, [-HOUR, 0.0, HOUR] * 3, strict=False)
         await asyncio.gather(
-            *(
-                fleet.enter(process, server.url, prefix, {"auth": opens}, skew=skew)
-                for process, skew in clocks
-            )
+            *(fleet.enter(process, server.url, prefix, {"auth": opens}, skew=skew) for process, skew in clocks)
         )
         await fleet.do("traffic", breaker="auth", callers=5, pause=0.01)
         await fleet.all_see("auth", "OPEN")
@@ -158,9 +155,7 @@ async def fail(breaker: Breaker, times: int = 1) -> None:
                 raise Boom
 
 
-async def test_race_29_a_replica_that_slept_does_not_trip_on_old_facts(
-    server: Server, prefix: str
-) -> None:
+async def test_race_29_a_replica_that_slept_does_not_trip_on_old_facts(server: Server, prefix: str) -> None:
     """A process that is stopped for two seconds between the facts and its decision does not trip on them (race
     29); what it refused meanwhile it admits again.
     """

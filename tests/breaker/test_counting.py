@@ -127,9 +127,7 @@ def image(server: Server, prefix: str) -> Image:
 
 def assert_untouched(before: Image, after: Image) -> None:
     """Assert that no key was made, changed or given more time."""
-    assert {key: held for key, (held, _) in after.items()} == {
-        key: held for key, (held, _) in before.items()
-    }
+    assert {key: held for key, (held, _) in after.items()} == {key: held for key, (held, _) in before.items()}
     assert all(after[key][1] <= left for key, (_, left) in before.items())
 
 
@@ -184,9 +182,7 @@ async def test_t05_observing_makes_no_keys(server: Server, prefix: str, join: Jo
     assert not image(server, prefix)
 
 
-async def test_t06_all_failures_count_and_the_threshold_is_exact(
-    server: Server, prefix: str
-) -> None:
+async def test_t06_all_failures_count_and_the_threshold_is_exact(server: Server, prefix: str) -> None:
     """Failures of eight processes at once are all counted, once; 19 do not trip at a threshold of 20, the next
     one does; a burst trips at the first count at or above it, once.
     """

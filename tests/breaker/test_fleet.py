@@ -222,24 +222,27 @@ async def test_t26_a_state_set_by_hand_under_a_probe_is_obeyed(server: Server, p
         assert server.cli("GET", f"{prefix}:auth:state") == "OPEN"
 
 
-async def test_t26_a_circuit_closed_by_hand_is_obeyed_where_all_is_refused(
-    server: Server, prefix: str
-) -> None:
-    """`SET … CLOSED` while the circuit is open and calls are only refused is obeyed within a second by each of the
-    replicas, whenever it comes: a refusal is use (race 14).
+async def test_t26_a_circuit_closed_by_hand_is_obeyed_where_all_is_refused(server: Server, prefix: str) -> None:
+    """`SET … CLOSED` while the circuit is open and calls are only refused is obeyed within a second by all replicas,
+    right after the trip and right after the store was heard of: a refusal is use (race 14).
     """
     waits = []
     join = joins(server.url, prefix, policy(FailureCount(1)))
     async with join() as a, join() as b:
         await b.succeed()
-        for moment in (0.0, 0.4, 0.7):
+        for heard in (False, True):
             await a.fail()
             await b.sees(State.OPEN)
-            knocking = [asyncio.create_task(_knock(member.breaker)) for member in (a, b)]
-            await asyncio.sleep(moment)
+            knocking = asyncio.create_task(_knock(a.breaker))
+            if heard:
+                looks = a.store.count("look")
+                await eventually(lambda looks=looks: a.store.count("look") > looks, "a look")
+                await asyncio.sleep(0.15)
+                await a.breaker.read()
             at = time.monotonic()
             server.cli("SET", f"{prefix}:auth:state", "CLOSED")
-            await asyncio.gather(*knocking)
+            await knocking
+            await b.sees(State.CLOSED)
             waits.append(time.monotonic() - at)
             assert _reason(a) == _reason(b) == "external"
     print("T26: SET CLOSED obeyed after", ", ".join(f"{one:.2f}" for one in waits), "s")
@@ -261,9 +264,7 @@ def _reason(member: Member) -> str:
     return held.reason if held else ""
 
 
-async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(
-    server: Server, prefix: str
-) -> None:
+async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(server: Server, prefix: str) -> None:
     """A Retry-After that one replica was given keeps the whole fleet away until then, longer than the cooldown but
     not beyond its maximum, and every refusal tells the time that truly remains.
     """
@@ -279,9 +280,7 @@ async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(
         for breaker in ("auth", "capped"):
             await fleet.do("call", breaker=breaker)
         waits = {"auth": 0.8, "capped": 60.0}
-        dependency.orders = lambda one: (
-            Order("fail", retry_after=waits[one.breaker]) if one.replica == "r1" else plain
-        )
+        dependency.orders = lambda one: Order("fail", retry_after=waits[one.breaker]) if one.replica == "r1" else plain
         for process in fleet.all[:3]:
             await asyncio.gather(*(process.do("call", breaker=breaker) for breaker in waits))
         for breaker in waits:
@@ -297,10 +296,7 @@ async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(
         await fleet.outcomes()
 
     trips = {breaker: next(one for one in made[breaker] if one.state == "OPEN") for breaker in waits}
-    came = {
-        breaker: dependency.came(breaker=breaker, since=trips[breaker].since + 0.01)[0].at
-        for breaker in waits
-    }
+    came = {breaker: dependency.came(breaker=breaker, since=trips[breaker].since + 0.01)[0].at for breaker in waits}
     waited = {breaker: came[breaker] - trips[breaker].since for breaker in waits}
     errors = [abs(at + one["retry_after"][0] - trips["auth"].until) for one in told]
     print(

@@ -79,9 +79,7 @@ async def test_t02_a_dead_probers_place_is_free_within_the_lease(server: Server,
         probe_lease=lease,
     )
     async with Dependency() as dependency, Fleet(8, dependency) as fleet:
-        dependency.orders = lambda one: (
-            Order("fail") if one.state == State.CLOSED else Order(delay=math.inf)
-        )
+        dependency.orders = lambda one: Order("fail") if one.state == State.CLOSED else Order(delay=math.inf)
         await fleet.join(server.url, prefix, {"auth": policy})
         await fleet.do("traffic", breaker="auth", callers=20)
         (probe,) = await dependency.more(state="HALF_OPEN")
@@ -120,9 +118,7 @@ def _ms(seconds: list[float]) -> str:
     return ", ".join(f"{one * 1000:.0f}" for one in seconds) + " ms"
 
 
-async def test_t03_a_kill_after_any_step_leaves_no_round_stuck(
-    server: Server, prefix: str
-) -> None:
+async def test_t03_a_kill_after_any_step_leaves_no_round_stuck(server: Server, prefix: str) -> None:
     """Whatever step of its probe a replica is killed after, the round ends within one lease: place given
     but not told, dependency asked, dependency answered, outcome counted but not told, round decided but
     not told (race 39).
@@ -196,9 +192,7 @@ class _Scene:
         await self.fleet.kill(self.victim)
         self.plans[self.step] = Order()
         await asyncio.wait({probe})
-        await asyncio.gather(
-            *(one.do("traffic", breaker=self.step, callers=4) for one in others)
-        )
+        await asyncio.gather(*(one.do("traffic", breaker=self.step, callers=4) for one in others))
 
     async def given(self) -> None:
         await self._script_done()
@@ -246,9 +240,7 @@ async def test_t03_many_kills_under_load_leave_the_chain_whole(server: Server, p
 
     async with Dependency() as dependency, Fleet(12, dependency) as fleet:
         dependency.orders = lambda arrival: (
-            Order("fail")
-            if arrival.state == State.CLOSED
-            else Order(chance.choice(["ok", "fail"]), probe)
+            Order("fail") if arrival.state == State.CLOSED else Order(chance.choice(["ok", "fail"]), probe)
         )
         await fleet.join(server.url, prefix, {"auth": policy})
         await fleet.do("traffic", breaker="auth", callers=10)

@@ -84,9 +84,7 @@ async def test_t11_without_redis_the_verdict_is_held_then_each_replica_protects(
     assert set(outcomes) <= {"ok", "failed", "refused"}
 
 
-async def test_t12_a_service_starts_without_redis_and_joins_later(
-    fresh_server: Start, prefix: str
-) -> None:
+async def test_t12_a_service_starts_without_redis_and_joins_later(fresh_server: Start, prefix: str) -> None:
     """With no Redis there a replica starts within a second, is protected by itself, and gives callers their own
     results; when Redis comes it joins the fleet.
     """
@@ -139,9 +137,7 @@ async def _patiently(breaker: Breaker, ask: Callable[[int], object], answer: int
             await asyncio.sleep(0.01)
 
 
-async def test_t13_a_flush_in_half_open_lets_no_more_probes_through(
-    fresh_server: Start, prefix: str
-) -> None:
+async def test_t13_a_flush_in_half_open_lets_no_more_probes_through(fresh_server: Start, prefix: str) -> None:
     """FLUSHALL while all probes run loses their leases, and yet no further probe runs beside them, be they done
     within a lease time or not (race 17); the round of the new incarnation ends as usual.
     """
@@ -153,9 +149,7 @@ async def test_t13_a_flush_in_half_open_lets_no_more_probes_through(
         probe_lease=lease,
     )
     async with Dependency() as dependency, Fleet(8, dependency) as fleet:
-        dependency.orders = lambda one: (
-            Order("fail") if one.state == State.CLOSED else Order(delay=math.inf)
-        )
+        dependency.orders = lambda one: Order("fail") if one.state == State.CLOSED else Order(delay=math.inf)
         await fleet.join(server.url, prefix, {"auth": opens})
         await fleet.do("traffic", breaker="auth", callers=10)
         for leases in (0.7, 1.6):
@@ -170,23 +164,16 @@ async def test_t13_a_flush_in_half_open_lets_no_more_probes_through(
         await fleet.all_see("auth", "CLOSED")
         made = await history(server.url, prefix, "auth")
         await fleet.outcomes()
-    print(
-        f"T13: twice FLUSHALL in HALF_OPEN: at most {peak} of 3 probes at once,"
-        f" {[one.reason for one in made]}"
-    )
+    print(f"T13: twice FLUSHALL in HALF_OPEN: at most {peak} of 3 probes at once, {[one.reason for one in made]}")
     assert peak == 3
     assert dependency.peaks["HALF_OPEN"] == 3
 
 
 async def _all_running(dependency: Dependency, probes: int) -> None:
-    await eventually(
-        lambda: len(dependency.in_flight(state="HALF_OPEN")) == probes, "all probes to run"
-    )
+    await eventually(lambda: len(dependency.in_flight(state="HALF_OPEN")) == probes, "all probes to run")
 
 
-async def test_t13_a_flush_while_open_lets_a_newborn_make_no_call(
-    fresh_server: Start, prefix: str
-) -> None:
+async def test_t13_a_flush_while_open_lets_a_newborn_make_no_call(fresh_server: Start, prefix: str) -> None:
     """FLUSHALL while the circuit is open, and a replica that knows nothing asks first: not one call gets through,
     and what the others remember is in force again, whether they have just used it or not for a while (race 18).
     """
@@ -216,9 +203,7 @@ async def test_t13_a_flush_while_open_lets_a_newborn_make_no_call(
     assert made.reason == "reasserted"
 
 
-async def test_t13_news_that_overtakes_a_newborns_first_answer_is_not_lost(
-    fresh_server: Start, prefix: str
-) -> None:
+async def test_t13_news_that_overtakes_a_newborns_first_answer_is_not_lost(fresh_server: Start, prefix: str) -> None:
     """What the others tell a newborn incarnation may reach a replica before the answer to its own first read, which
     knows nothing of it: its first call is refused all the same (race 18).
     """
@@ -238,9 +223,7 @@ async def test_t13_news_that_overtakes_a_newborns_first_answer_is_not_lost(
         await newborn.sees(State.OPEN)
 
 
-async def test_t13_a_failover_that_lost_writes_is_told_what_it_lost(
-    fresh_server: Start, prefix: str
-) -> None:
+async def test_t13_a_failover_that_lost_writes_is_told_what_it_lost(fresh_server: Start, prefix: str) -> None:
     """Keys as they were before the trip come back, as after a failover: the replicas tell them within a second
     that the circuit is open, under a number that was never used, and no old decision counts (race 19).
     """
@@ -289,9 +272,7 @@ def _restore(server: Server, copy: dict[bytes, tuple[bytes, int]]) -> None:
         pipe.execute()
 
 
-async def test_t14_a_frozen_redis_delays_no_call_beyond_the_budget(
-    fresh_server: Start, prefix: str
-) -> None:
+async def test_t14_a_frozen_redis_delays_no_call_beyond_the_budget(fresh_server: Start, prefix: str) -> None:
     """While Redis is stopped (SIGSTOP), from its last answer to local mode and back, no call in any state waits
     longer for the breaker than the store budget, before it or after it; measured against a sleep of the same
     length in the same loop.

@@ -61,7 +61,8 @@ def heard() -> RecordingListener:
 @pytest.fixture
 async def breakers(clock: FakeClock, heard: RecordingListener) -> AsyncIterator[Breakers]:
     """Breakers on a store in memory."""
-    async with Breakers(MemoryStore(clock=clock), clock=clock, listeners=[heard]) as started:
+    store = MemoryStore(clock=clock)
+    async with Breakers(store, clock=clock, listeners=[heard], store_budget=5) as started:
         yield started
 
 

@@ -89,9 +89,7 @@ class Dependency:
             if (arrival := connection.hangs) and breaker in {"", arrival.breaker}:
                 connection.answer(Order(answer))
 
-    def came(
-        self, *, state: str = "", breaker: str = "", replica: str = "", since: float = 0.0
-    ) -> list[Arrival]:
+    def came(self, *, state: str = "", breaker: str = "", replica: str = "", since: float = 0.0) -> list[Arrival]:
         """Return those that came, in order, as far as they match."""
         return [
             arrival
@@ -106,9 +104,7 @@ class Dependency:
         """Return those that have not been answered and whose callers still wait."""
         return [one for one in self.came(state=state, breaker=breaker) if one.ended is None]
 
-    async def more(
-        self, count: int = 1, *, state: str = "", breaker: str = "", within: float = 10.0
-    ) -> list[Arrival]:
+    async def more(self, count: int = 1, *, state: str = "", breaker: str = "", within: float = 10.0) -> list[Arrival]:
         """Wait for further arrivals, and return them."""
         before = len(self.came(state=state, breaker=breaker))
 

@@ -161,18 +161,11 @@ class Fleet:
 
     async def join(self, url: str, prefix: str, policies: Mapping[str, Policy], **how: Any) -> None:
         """Let all enter the fleet on a store."""
-        await asyncio.gather(
-            *(self.enter(process, url, prefix, policies, **how) for process in self.all)
-        )
+        await asyncio.gather(*(self.enter(process, url, prefix, policies, **how) for process in self.all))
 
-    async def enter(
-        self, process: Process, url: str, prefix: str, policies: Mapping[str, Policy], **how: Any
-    ) -> None:
+    async def enter(self, process: Process, url: str, prefix: str, policies: Mapping[str, Policy], **how: Any) -> None:
         """Let one enter; `how` is a `skew` of its clock, a `layout`, or a setting of `Breakers`."""
-        packed = {
-            name: base64.b64encode(pickle.dumps(policy)).decode()
-            for name, policy in policies.items()
-        }
+        packed = {name: base64.b64encode(pickle.dumps(policy)).decode() for name, policy in policies.items()}
         how |= {"name": process.name, "port": self._dependency.port, "policies": packed}
         await process.do("join", url=url, prefix=prefix, **how)
 
@@ -207,8 +200,7 @@ class Fleet:
 
         def seen() -> bool:
             last = [
-                next((seen.state for seen in reversed(one.seen) if seen.breaker == breaker), "")
-                for one in self.all
+                next((seen.state for seen in reversed(one.seen) if seen.breaker == breaker), "") for one in self.all
             ]
             return set(last) == {state}
 
@@ -228,14 +220,10 @@ class Fleet:
 
 
 @asynccontextmanager
-async def several(
-    count: int, url: str, prefix: str, **settings: Any
-) -> AsyncIterator[list[Breakers]]:
+async def several(count: int, url: str, prefix: str, **settings: Any) -> AsyncIterator[list[Breakers]]:
     """Make so many replicas in this process, each with a store of its own."""
     async with AsyncExitStack() as stack:
-        made = [
-            Breakers(RedisStore.from_url(url, prefix=prefix), **settings) for _ in range(count)
-        ]
+        made = [Breakers(RedisStore.from_url(url, prefix=prefix), **settings) for _ in range(count)]
         yield [await stack.enter_async_context(one) for one in made]
 
 

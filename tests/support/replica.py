@@ -210,9 +210,7 @@ class Replica:
         await self._stack.aclose()
         self._breakers.clear()
 
-    async def traffic(
-        self, breaker: str, callers: int, pause: float = 0.02, *, timed: bool = False
-    ) -> None:
+    async def traffic(self, breaker: str, callers: int, pause: float = 0.02, *, timed: bool = False) -> None:
         """Start callers who try again and again, each after a pause; `timed` measures the store's part."""
         for _ in range(callers):
             work = self._call_on(self._breakers[breaker], pause, timed=timed)
@@ -246,9 +244,7 @@ class Replica:
     async def override(self, breaker: str, order: str | None, seconds: float = 60.0) -> None:
         """Give an operator's order."""
         wanted = Override(order) if order else None
-        await self._breakers[breaker].override(
-            wanted, author="tests", reason="a test", seconds=seconds
-        )
+        await self._breakers[breaker].override(wanted, author="tests", reason="a test", seconds=seconds)
 
     async def tell(self) -> dict[str, Any]:
         """Say what has been seen since the last time, and what holds now."""

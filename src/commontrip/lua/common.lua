@@ -15,7 +15,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local BASE, CHANNEL, LONGEST = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local STATES = {CLOSED = true, OPEN = true, HALF_OPEN = true}
 local MODES = {['-'] = true, FORCED_OPEN = true, DISABLED = true, OBSERVE = true}
-local RECORD = '^((%x+)%.(%d+)%.(%x+)) ([%u_]+) (%d+) (%d+) (%d+) (%d+) ([%u_-]+) (%d+)'
+local RECORD = '^(([%da-f]+)%.(%d+)%.([%da-f]+)) ([%u_]+) (%d+) (%d+) (%d+) (%d+) ([%u_-]+) (%d+)'
   .. ' (%S+ %S+ (%d+) (%d+) %S+ [%u_-]+ (%d+) %S+ %S+)$'
 local LONGEST_RECORD, LARGEST = 1000, 9e15 -- what people write may be anything
 

@@ -1,22 +1,24 @@
--- Ask for a place among the probes, or renew it; the first to ask after the cooldown starts the round.
+-- Ask for a place among the probes, or keep it; the first to ask after the cooldown starts the round.
 --
 -- KEYS: the block of ten.
--- ARGV: name, lease id, lease (ms), probes in a round, token, replica, cause.
+-- ARGV: name, lease id, lease (ms), probes in a round, token, replica, cause, renew 0/1 (the probe runs).
 -- Returns a view: granted, full, open (not yet due), closed, missing, ext (somebody SET the state);
 --   with probes: succeeded, failed, in flight, wait (ms) until asking again can help.
--- Invariants: settled + in flight never exceeds the budget; a lease of an earlier round that still runs fills a place;
---   asking with one's own lease renews it; a refusal writes nothing, but for the two cases in which a limit
---   itself has to be written: leases were lost (nobody for one lease time), or the clock went back.
+-- Invariants: settled + in flight never exceeds the budget by a grant; a probe that runs fills a place in whatever
+--   state and round, also after its lease was lost; if its place has gone to another its id is marked `!`, and it no
+--   longer counts for the verdict. Asking again under one's own id changes nothing but the expiry. A refusal writes
+--   nothing, but for the two cases in which a limit itself has to be written: leases were lost (nobody for one lease
+--   time), or the clock went back.
 -- Called before a probe and while it runs.
 
 local key = block(1)
-local name, lease, length, budget = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
+local name, lease, length, budget, renew = ARGV[4], ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[11] == '1'
 local e, hand, mended = open(key)
 
 if not e then return view('missing', nil, nil, mended) end
 if hand then return view('ext', e, hand, mended) end
-if e.state == 'CLOSED' then return view('closed', e, nil, mended) end
-if e.state == 'OPEN' then
+if not renew and e.state == 'CLOSED' then return view('closed', e, nil, mended) end
+if not renew and e.state == 'OPEN' then
   if now < e.till then return view('open', e, nil, mended, nil, {0, 0, 0, e.till - now}) end
   e = commit(key, name, e, 'HALF_OPEN', {
     token = ARGV[8], replica = ARGV[9], reason = 'cooldown_over', remaining = 0, cooldown = e.cooldown, opens = e.opens,
@@ -26,25 +28,32 @@ end
 
 local p = prune(load_probes(redis.call('MGET', key.probes)[1]))
 local dirty = false
-if p[1] ~= e.token then -- the leases are lost: whoever holds one is heard of again within a lease, or is gone
-  p, dirty = {e.token, 0, 0, now + length}, true
+if e.state == 'HALF_OPEN' and p[1] ~= e.token then -- leases are lost: who holds one renews it within a lease, or is gone
+  p[1], p[2], p[3], p[4], dirty = e.token, 0, 0, now + length, true
 end
 if p[4] - now > length then p[4], dirty = now + length, true end
 local mine, earliest = nil, math.huge
 for i = PROBES + 1, #p, 2 do
-  if p[i] == lease then mine = i end
+  if p[i] == lease or p[i] == '!' .. lease then mine = i end
   if p[i + 1] - now > length then p[i + 1], dirty = now + length, true end
   earliest = math.min(earliest, p[i + 1])
 end
 local live = (#p - PROBES) / 2
-if not mine and live == 0 and p[2] + p[3] >= budget then p[2], p[3] = 0, 0 end -- left so by a larger budget than ours
-if not mine and (p[4] > now or p[2] + p[3] + live >= budget) then
+if not mine and not renew and live == 0 and p[2] + p[3] >= budget then
+  p[2], p[3] = 0, 0 -- left so by a larger budget than ours
+end
+local full = p[2] + p[3] + live >= budget
+if not mine and not renew and (p[4] > now or full) then
   if dirty then save_probes(key, p, e) end
   local wait = p[4] > now and p[4] - now or (earliest < math.huge and earliest - now or 0)
   return view('full', e, nil, mended, nil, {p[2], p[3], live, wait})
 end
-mine = mine or #p + 1
-p[mine], p[mine + 1] = lease, now + length
+if not mine then
+  mine = #p + 1
+  p[mine] = full and '!' .. lease or lease
+end
+p[mine + 1] = now + length
 save_probes(key, p, e)
 for _, at in ipairs({key.epoch, key.state, key.cooldown, key.failures}) do redis.call('PEXPIRE', at, BASE + e.cooldown) end
-return view('granted', e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2, 0})
+local status = e.state == 'HALF_OPEN' and 'granted' or string.lower(e.state)
+return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2, 0})

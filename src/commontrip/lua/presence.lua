@@ -4,15 +4,15 @@
 -- ARGV: replica, for how long (ms; 0 = it leaves).
 -- Returns the size of the fleet and the time.
 -- Invariants: the silent are forgotten by whoever comes next; a key of a wrong type is replaced.
--- Called at a replica's heartbeat.
+-- Called at a replica's heartbeat, and to see whether the store can write again.
 
 local length = tonumber(ARGV[5])
 if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then redis.call('DEL', KEYS[1]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
-if length > 0 then
+if length > 0 then -- first of all writes: after any other a full server would let it pass
   redis.call('ZADD', KEYS[1], text(now + length), ARGV[4])
   redis.call('PEXPIRE', KEYS[1], BASE + length)
 else
   redis.call('ZREM', KEYS[1], ARGV[4])
 end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', text(now))
 return {redis.call('ZCARD', KEYS[1]), now}

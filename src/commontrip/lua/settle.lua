@@ -16,15 +16,20 @@ if not e then return view('missing', nil, nil, mended) end
 if e.token == token then return view('counted', e, hand, mended) end
 if hand then return view('ext', e, hand, mended) end
 
-local p, held = {}, false
+local p, held, skip = {}, false, 0
 for i, value in ipairs(prune(load_probes(redis.call('MGET', key.probes)[1]))) do
-  if value == lease and i > PROBES and i % 2 == 1 then held = i end
-  if not held or i > held + 1 then p[#p + 1] = value end
+  if i > PROBES and i % 2 == 1 and (value == lease or value == '!' .. lease) then
+    held, skip = value == lease, i + 1
+  end
+  if i > skip or i < skip - 1 then p[#p + 1] = value end
 end
 local function reply(status)
   return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2, 0})
 end
-if not held then return reply('gone') end
+if not held then
+  if skip > 0 then save_probes(key, p, e) end
+  return reply('gone')
+end
 if e.id ~= id or e.state ~= 'HALF_OPEN' or p[1] ~= e.token then
   save_probes(key, p, e)
   return reply('old')
