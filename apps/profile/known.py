@@ -1,10 +1,10 @@
 """What auth gave for a user, and when; and which of two such answers holds. No I/O.
 
 When auth decided is not known, only that it was between the question and the answer. Of two answers, one is the
-later if it was asked for after the other had arrived. Two that overlap and say the same say it both; two that
-overlap and differ leave open which auth gave last, and then neither is kept, for the older might say too much.
-A refusal (403, 404) is an answer like any other, that says: nothing. So a late answer that was asked for before a
-refusal had arrived never brings back what was refused, wherever and in whatever order the two are written down.
+later if it was asked for after the other had arrived. Of two that overlap nobody knows which auth gave last: if
+they differ, nothing may be said any more, until an answer that was asked for after both, for the older of them
+might say too much. A refusal (403, 404) is an answer that says: nothing. So a late answer that was asked for before
+a refusal had arrived never brings back what was refused, wherever and in whatever order the two are written down.
 """
 
 from dataclasses import dataclass
@@ -54,6 +54,8 @@ def latest(one: Known, other: Known) -> Known:
 
 def overlap(one: Known, other: Known) -> Known:
     """Return what two answers leave standing of which neither is certainly the later."""
+    if one.info != other.info and (one.info is None or other.info is None):
+        return one if one.info is None else other
     return Known(
         one.info if one.info == other.info else None,
         max(one.asked, other.asked),

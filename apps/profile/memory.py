@@ -121,29 +121,32 @@ class Memory:
     def _add(self, user: str, question: Question, info: AuthInfo | None, valid_for: float) -> _Entry:
         now = self._clock.local()
         here = Known(info, question.here, now, question.here + valid_for)
-        there = Known(info, question.there, self._clock.last(now), question.there + valid_for)
+        expires = inf if question.there == -inf else question.there + valid_for
+        there = Known(info, question.there, self._clock.last(now), expires)
         entry = self._entries.get(user)
         if entry is None:
-            entry = self._entries[user] = _Entry(here, there)
-            if len(self._entries) > self._users:
-                self._unwritten.pop(self._entries.popitem(last=False)[0], None)
-        else:
-            self._entries.move_to_end(user)
-            before, entry.here = entry.here, latest(entry.here, here)
-            if entry.here is here:
-                entry.there = there
-            elif entry.here is not before:
-                entry.there = overlap(entry.there, there)
+            return self._keep(user, _Entry(here, there))
+        before, entry.here = entry.here, latest(entry.here, here)
+        if entry.here is here:
+            entry.there = there
+        elif entry.here is not before:
+            entry.there = overlap(entry.there, there)
+        return self._keep(user, entry)
+
+    def _keep(self, user: str, entry: _Entry) -> _Entry:
+        self._entries[user] = entry
+        self._entries.move_to_end(user)
+        if len(self._entries) > self._users:
+            self._unwritten.pop(self._entries.popitem(last=False)[0], None)
         return entry
 
     def _adopt(self, user: str, there: Known, now: float) -> None:
         """Remember what the fleet knows, for when Redis is away."""
-        entry, shift = self._entries.get(user), self._clock.local() - now
-        here = Known(there.info, there.asked + shift, self._clock.local(), there.expires + shift)
-        if entry is None:
-            self._entries[user] = _Entry(here, there)
-        elif entry.here.info != here.info:
-            entry.here, entry.there, entry.written = here, there, None
+        entry, here_now = self._entries.get(user), self._clock.local()
+        if entry is None or entry.here.info != there.info:
+            shift = here_now - now
+            here = Known(there.info, there.asked + shift, here_now, there.expires + shift)
+            self._keep(user, _Entry(here, there))
 
     async def _read(self, user: str) -> tuple[Known | None, float] | None:
         """Read from Redis, None if it is away; while it was last seen away, one request at a time tries."""
@@ -153,11 +156,11 @@ class Memory:
         try:
             async with asyncio.timeout(self._budget):
                 found = await self._shelf.recall(user)
-            self._seen(away=False)
-        except AWAY:
-            self._seen(away=True)
+        except AWAY as error:
+            self._gone(error)
             return None
         else:
+            self._back()
             return found
         finally:
             self._trying = False
@@ -168,22 +171,18 @@ class Memory:
             await asyncio.sleep(_BATCH)
             self._wake.clear()
             try:
-                async with asyncio.timeout(_PATIENCE):
-                    if self._clock.silence > _LOOK:
+                if self._clock.silence > _LOOK:
+                    async with asyncio.timeout(_PATIENCE):
                         await self._shelf.look_at_clock()
                 await self._write_all()
-                self._seen(away=False)
-            except AWAY:
-                self._seen(away=True)
+            except AWAY as error:
+                self._gone(error)
                 await asyncio.sleep(_PAUSE)
                 self._wake.set()
 
     async def _write_all(self) -> None:
-        while self._unwritten:
-            users = [user for user, _ in zip(list(self._unwritten), range(_AT_ONCE), strict=False)]
-            writes = [self._write_one(user, self._entries[user]) for user in users]
-            async with asyncio.timeout(_PATIENCE):
-                await asyncio.gather(*writes)
+        while users := list(self._unwritten)[:_AT_ONCE]:
+            await asyncio.gather(*(self._write_one(user, self._entries[user]) for user in users))
 
     async def _write_one(self, user: str, entry: _Entry) -> None:
         """Write what is known of a user, and see whether it stands there too."""
@@ -192,17 +191,25 @@ class Memory:
         if there.info and there.asked == -inf:
             return  # without Redis's time it cannot be ordered; the next answer can
         try:
-            stands = await self._shelf.remember(user, there)
+            async with asyncio.timeout(_PATIENCE):
+                stands = await self._shelf.remember(user, there)
         except BaseException:
-            self._unwritten[user] = None
+            if user in self._entries:
+                self._unwritten[user] = None
             raise
+        self._back()
         entry.written = there if stands else None
         if not stands:
             now = self._clock.local()
             entry.here = overlap(entry.here, Known(None, -inf, now))
             entry.there = overlap(entry.there, Known(None, -inf, self._clock.last(now)))
 
-    def _seen(self, *, away: bool) -> None:
-        if away != self._away:
-            self._away = away
-            logger.warning("Redis is %s", "away: each replica remembers for itself" if away else "back")
+    def _gone(self, error: BaseException) -> None:
+        if not self._away:
+            logger.warning("Redis is away, each replica remembers for itself: %s", type(error).__name__)
+        self._away = True
+
+    def _back(self) -> None:
+        if self._away:
+            logger.info("Redis is back")
+        self._away = False

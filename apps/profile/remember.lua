@@ -7,12 +7,18 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local info, asked, expires = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local answered = now
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then
   redis.call('DEL', KEYS[1])
 end
 local was = redis.call('HMGET', KEYS[1], 'info', 'asked', 'answered', 'expires')
-if was[1] and asked <= (tonumber(was[3]) or now) then
-  if info ~= was[1] then
+-- A time in the future is another clock's, from before a failover.
+local until_then = math.min(tonumber(was[3]) or now, now)
+if was[1] and asked <= until_then then
+  if was[1] == '' and info ~= '' then
+    answered = until_then -- not longer for those who come too late, or they might never end
+  end
+  if was[1] ~= info then
     info = ''
   end
   asked = math.max(asked, tonumber(was[2]) or 0)
@@ -21,8 +27,7 @@ if was[1] and asked <= (tonumber(was[3]) or now) then
     expires = before
   end
 end
--- `answered` is now, even where a failover's clock had written a later one: a wrong time lasts one answer.
 redis.call('HSET', KEYS[1], 'info', info, 'asked', string.format('%.0f', asked),
-  'answered', string.format('%.0f', now), 'expires', string.format('%.0f', expires))
+  'answered', string.format('%.0f', answered), 'expires', string.format('%.0f', expires))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {string.format('%.0f', now), info}

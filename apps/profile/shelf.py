@@ -32,8 +32,9 @@ class Shelf:
     async def remember(self, user: str, known: Known) -> bool:
         """Add an answer, timed by Redis's clock; return whether it stands."""
         info = _text(known.info)
-        expires = 0 if known.expires == inf else max(1, _micro(known.expires))
-        _, stands = await self._run(self._remember, user, info, max(0, _micro(known.asked)), expires, self._life)
+        asked = 0 if known.asked == -inf else _micro(known.asked)
+        expires = 0 if known.expires == inf else _micro(known.expires)
+        _, stands = await self._run(self._remember, user, info, asked, expires, self._life)
         return bool(stands == info)
 
     async def recall(self, user: str) -> tuple[Known | None, float]:

@@ -12,7 +12,7 @@ from commontrip import _check
 from commontrip._calls import Call, Probe
 from commontrip._circuit import Circuit
 from commontrip._counts import Counts, Tally
-from commontrip._errors import CircuitOpenError
+from commontrip._errors import CircuitOpenError, StoreUnavailableError
 from commontrip._state import Outcome, Override, Reason, State
 from commontrip._store import Change, View
 from commontrip._transition import Transition, token
@@ -228,8 +228,11 @@ class Breaker:
         return self._snapshot()
 
     async def read(self) -> Snapshot:
-        """Ask the store; one round trip. In local mode, or if it does not answer, what this replica knows."""
-        return self._snapshot(await self._circuit.read())
+        """Ask the store; one round trip. If it does not answer, what this replica knows. Changes nothing there."""
+        try:
+            return self._snapshot(await self._circuit.read(seed=False))
+        except StoreUnavailableError:
+            return self._snapshot()
 
     def _snapshot(self, view: View | None = None) -> Snapshot:
         circuit, known = self._circuit, self._circuit.knowledge

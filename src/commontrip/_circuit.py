@@ -217,14 +217,15 @@ class Circuit:
         if self.ledger.waiting:
             self.replica.arm(self)
 
-    async def read(self) -> View:
-        """Read from the store that is used now; raises `StoreUnavailableError`."""
+    async def read(self, *, seed: bool) -> View:
+        """Read from the store that is used now; without `seed` only to look. Raises `StoreUnavailableError`."""
         while True:
             answers, shared = self.ledger.answers, self.knowledge.shared
-            view = await self.replica.read(self)
+            view = await self.replica.read(self, seed=seed)
             if shared is self.knowledge.shared or self.knowledge.local:
                 break  # else the answer may be older than what was heard meanwhile
-        self.informed(view, stale=answers != self.ledger.answers)
+        if seed or view.transition or self.knowledge.here:
+            self.informed(view, stale=answers != self.ledger.answers)
         return view
 
     def informed(self, view: View, *, stale: bool = False) -> None:

@@ -114,6 +114,15 @@ class Knowledge:
         elif newer > 0:
             self._adopt(found, self._replica.line.now() if self._replica.line.synchronized else found.since)
 
+    def looked(self, state: str, record: str) -> None:
+        """Compare with what the store's keys hold: any difference is a reason to read."""
+        try:
+            same = self.here is not None and parse(record) == self.here and state == self.here.state
+        except ValueError:
+            same = False
+        if not same:
+            self.reread()
+
     def suspect(self) -> None:
         """Something may have been missed.
 
@@ -257,18 +266,18 @@ class Knowledge:
         try:
             while True:
                 try:
-                    await self._circuit.read()
+                    await self._circuit.read(seed=True)
                     break
                 except StoreUnavailableError:
                     await asyncio.sleep(0.02)
         finally:
             self._reading = None
 
-    def ask(self) -> Ask:
-        """Return the request to read; it seeds unless there is a verdict to be told instead."""
+    def ask(self, *, seed: bool = True) -> Ask:
+        """Return the request to read; it never seeds while there is a verdict to be told instead."""
         return Ask(
             name=self._circuit.name,
-            seed=not self.remembers,
+            seed=seed and not self.remembers,
             token=token(),
             replica=self._replica.id,
             window=self._circuit.policy.window,

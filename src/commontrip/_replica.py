@@ -143,10 +143,12 @@ class Replica:
         circuit.touch()
         return await self.line.call("transition", self.store.transition(change))
 
-    async def read(self, circuit: Circuit) -> View:
-        """Read a circuit, together with all others that want it in this turn of the loop."""
+    async def read(self, circuit: Circuit, *, seed: bool) -> View:
+        """Read a circuit; to admit, together with all others that want to in this turn of the loop."""
         if self.line.down:
             return (await circuit.knowledge.go_local().read([circuit.knowledge.ask()]))[0]
+        if not seed:
+            return (await self.line.call("read", self.store.read([circuit.knowledge.ask(seed=False)])))[0]
         loop = asyncio.get_running_loop()
         if not self._readers:
             loop.call_soon(lambda: self.spawn(self._read_together()))
@@ -296,9 +298,7 @@ class Replica:
             return
         found = await self.line.call("look", self.store.look([circuit.name for circuit in quiet]))
         for circuit, (state, record) in zip(quiet, found, strict=True):
-            here = circuit.knowledge.here
-            if here and (record != here.record() or state != here.state):
-                circuit.knowledge.reread()
+            circuit.knowledge.looked(state, record)
 
     # -- news
 

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from commontrip._state import Override, Reason, State
@@ -75,8 +75,6 @@ class Transition:
     """The type of the last failure before it."""
     cause: str = ""
     """The trace context (W3C traceparent) of the call that caused it."""
-    stored: str = field(default="", repr=False, compare=False)
-    """The record as it stands in the store; '' if it was not read there."""
 
     @property
     def is_seed(self) -> bool:
@@ -85,8 +83,6 @@ class Transition:
 
     def record(self) -> str:
         """Return the stored form."""
-        if self.stored:
-            return self.stored
         fields = (
             *(self.epoch, self.state, _ms(self.since), _ms(self.until), _ms(self.cooldown), self.opens),
             *(self.override or "-", _ms(self.override_until), self.reason, word(self.replica)),
@@ -129,5 +125,4 @@ def parse(record: str) -> Transition:
         previous_since=int(f["previous_since"]) / 1000,
         error=_full(f["error"]),
         cause=_full(f["cause"]),
-        stored=record,
     )

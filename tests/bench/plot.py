@@ -38,7 +38,8 @@ def _bars(ax: Any, calls: Costs, form: str) -> None:
     ax.set_xscale("log")
     ax.set_xlim(0.05, 3000)
     ax.set_yticks(range(len(PEERS)), [""] * len(PEERS))
-    ax.invert_yaxis()
+    ax.set_ylim(len(PEERS) - 0.5, -0.5)
+    ax.minorticks_off()
     ax.set_title(f"{form}, µs over the bare call", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
 

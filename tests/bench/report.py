@@ -129,6 +129,7 @@ class Report:
         return [
             (f"{usual.replicas:,} replicas: real ones", usual.real, ""),
             (f"{usual.replicas:,} replicas: commands a second", usual.rate, ""),
+            *((f"{usual.replicas:,} replicas: {name} a second", rate, "") for name, rate in usual.rates.items()),
             (f"{usual.replicas:,} replicas: the server's share of a core", usual.cpu, ""),
             (f"{usual.replicas:,} replicas starting: commands in the worst second", self.fleet.start_peak, ""),
             (f"{great.replicas:,} replicas ({great.real:,} real): commands a second", great.rate, ""),

@@ -1,5 +1,6 @@
 """The one real server of the bench, and what it says of the commands it runs."""
 
+import contextlib
 import re
 import resource
 import secrets
@@ -91,10 +92,11 @@ class Watch:
 
     def _read(self, connection: socket.socket) -> None:
         rest = b""
-        while data := connection.recv(1 << 20):
-            whole, newline, rest = (rest + data).rpartition(b"\r\n")
-            for line in _LINE.finditer(whole + newline):
-                self._take(*(group or b"" for group in line.groups()))
+        with contextlib.suppress(ConnectionResetError):  # how it ends if something is still on its way
+            while data := connection.recv(1 << 20):
+                whole, newline, rest = (rest + data).rpartition(b"\r\n")
+                for line in _LINE.finditer(whole + newline):
+                    self._take(*(group or b"" for group in line.groups()))
 
     def _take(self, at: bytes, db: bytes, source: bytes, name: bytes, first: bytes) -> None:
         if source == b"lua":

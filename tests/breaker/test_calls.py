@@ -94,9 +94,7 @@ async def test_t07_a_cancelled_call_counts_for_nothing(join: Join) -> None:
 
 
 async def test_t08_what_says_nothing_of_the_dependency_is_neutral(join: Join) -> None:
-    """An ignored error and what is no Exception pass through, do not count, do not close a half-open circuit,
-    and give the probe's place back.
-    """
+    """An ignored error, and what is no Exception, passes through and neither counts nor decides, as a probe too."""
     async with join() as a:
         await a.succeed()
         for neutral in _NEUTRAL:
@@ -161,9 +159,7 @@ class Rude(Listener):
 async def test_t17_a_raising_listener_changes_nothing(
     server: Any, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Listeners that raise at everything they hear change neither the state nor any call's result; it is logged
-    once a method.
-    """
+    """Listeners that raise at whatever they hear change neither state nor results; it is logged once a method."""
     rude = Rude()
     opens = policy(FailureCount(3), cooldown=0.1)
     store = RedisStore.from_url(server.url, prefix=prefix)
@@ -270,9 +266,7 @@ async def _in_a_context_manager(breaker: Breaker, work: Callable[[], Any]) -> No
 
 
 async def test_t18_every_way_in_is_guarded(redis_url: str, prefix: str) -> None:
-    """A failure passes unchanged and counts once, a success counts once, and an open circuit lets nothing of the
-    guarded code run, whichever way it is guarded.
-    """
+    """However it is guarded, a failure passes and counts once, and no code runs while the circuit is open."""
     for way in _WAYS:
         async with joins(redis_url, f"{prefix}{way.__name__}", policy(FailureCount(3)))() as a:
             await _guards(a, way)

@@ -143,7 +143,7 @@ async def observe(join: Join) -> None:
 
 
 async def test_t05_observing_changes_nothing(server: Server, prefix: str, join: Join) -> None:
-    """Making a breaker and looking at it, in every state, and being refused, writes and extends no key."""
+    """Making a breaker, looking at it, and being refused writes and extends no key, in any state."""
     async with join() as a:
         await a.succeed()
         await a.fail(2)
@@ -183,9 +183,7 @@ async def test_t05_observing_makes_no_keys(server: Server, prefix: str, join: Jo
 
 
 async def test_t06_all_failures_count_and_the_threshold_is_exact(server: Server, prefix: str) -> None:
-    """Failures of eight processes at once are all counted, once; 19 do not trip at a threshold of 20, the next
-    one does; a burst trips at the first count at or above it, once.
-    """
+    """Failures of eight processes all count; 19 do not trip at a threshold of 20, the next does, a burst trips once."""
     policies = {
         "all": policy(FailureCount(1000)),
         "exact": policy(FailureCount(20)),
@@ -273,9 +271,7 @@ async def _call_until_open(member: Member, failing: random.Random, rate: float) 
 
 
 async def test_t20_a_rate_far_below_the_threshold_never_trips(redis_url: str, prefix: str) -> None:
-    """Fifty replicas with ten calls a second each, of which 20 % fail, never look like the 50 % that would
-    open: failures do not travel ahead of successes (race 27).
-    """
+    """Failures never travel ahead of successes: 20 % over fifty slow replicas never look like 50 % (race 27)."""
     rate = policy(FailureRate(0.5, minimum_calls=10), window=10.0)
     async with gathered(50, redis_url, prefix, rate) as members:
         plans = [[(call + one) % 5 == 0 for call in range(10)] for one in range(50)]

@@ -8,6 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from commontrip import (
     Breaker,
@@ -34,9 +36,7 @@ WITHIN = 1.0
 
 
 async def test_t16_a_transition_is_made_once_in_the_fleet(server: Server, prefix: str) -> None:
-    """Of eight processes that see the same threshold crossed and the same round end, exactly one makes each
-    transition; it stands once in the stream, in an unbroken chain, and no replica is told of it twice.
-    """
+    """Of eight processes that see the same facts one makes the transition: once made, once in the stream."""
     opens = Policy(
         trip=ConsecutiveFailures(8),
         recover=SuccessRatio(1.0, 4),
@@ -69,9 +69,7 @@ async def test_t16_a_transition_is_made_once_in_the_fleet(server: Server, prefix
 
 
 async def test_t23_new_settings_in_a_rolling_deploy_take_effect(redis_url: str, prefix: str) -> None:
-    """A replica with another policy finds the old keys and judges by its own: threshold, window and cooldown of a
-    new release hold while the old one still runs, and no key is deleted.
-    """
+    """A new release judges the counts it finds by its own threshold, window and cooldown, beside the old release."""
     old = joins(redis_url, prefix, policy(FailureCount(100), window=60.0))
     new = joins(redis_url, prefix, policy(FailureCount(4), window=5.0, cooldown=0.7))
     async with old() as a:
@@ -91,9 +89,7 @@ async def test_t23_new_settings_in_a_rolling_deploy_take_effect(redis_url: str, 
 
 
 async def test_t23_two_key_layouts_agree_through_the_state_key(server: Server, prefix: str) -> None:
-    """Releases with different working keys in one deploy follow each other's transitions within a second, by the
-    state key, and come to rest.
-    """
+    """Releases with different working keys follow each other within a second, by the state key, and come to rest."""
     opens = policy(FailureCount(3), cooldown=1.5)
     async with Dependency() as dependency, Fleet(4, dependency) as fleet:
         for process, layout in zip(fleet.all, ("", "", "v0", "v0"), strict=True):
@@ -125,9 +121,7 @@ async def test_t23_two_key_layouts_agree_through_the_state_key(server: Server, p
 
 
 async def test_t25_a_replica_started_while_open_makes_no_call(server: Server, prefix: str) -> None:
-    """Eight processes that start while the circuit is open, with a crowd at each door, make not one call, and tell
-    their callers when to come back.
-    """
+    """Eight processes that start while the circuit is open, with a crowd at each door, make not one call."""
     cooldown = 20.0
     opens = policy(FailureCount(1), cooldown=cooldown)
     async with Dependency() as dependency, Fleet(8, dependency) as fleet:
@@ -145,15 +139,13 @@ async def test_t25_a_replica_started_while_open_makes_no_call(server: Server, pr
     assert cooldown - 10 < min(left) <= max(left) <= cooldown
 
 
-BY = {"author": "t26", "reason": "a test"}
+BY: dict[str, Any] = {"author": "t26", "reason": "a test"}
 
 
 async def test_t26_an_order_reaches_all_and_survives_restarts_and_a_flush(
     fresh_server: Callable[..., Server], prefix: str
 ) -> None:
-    """FORCED_OPEN stops every replica, those that restart and those that start after a FLUSHALL too; DISABLED lets
-    everything pass and counts nothing; the order taken back, calls decide again.
-    """
+    """An order holds for every replica, restarted ones and those after a FLUSHALL too, until it is taken back."""
     server = fresh_server()
     join = joins(server.url, prefix, policy(FailureCount(2)))
     async with join() as a, join() as b, join() as c:
@@ -223,8 +215,9 @@ async def test_t26_a_state_set_by_hand_under_a_probe_is_obeyed(server: Server, p
 
 
 async def test_t26_a_circuit_closed_by_hand_is_obeyed_where_all_is_refused(server: Server, prefix: str) -> None:
-    """`SET … CLOSED` while the circuit is open and calls are only refused is obeyed within a second by all replicas,
-    right after the trip and right after the store was heard of: a refusal is use (race 14).
+    """`SET … CLOSED` is obeyed within a second by replicas that only refuse: a refusal is use (race 14).
+
+    Right after the trip, and right after the store was heard of, when a look could seem needless.
     """
     waits = []
     join = joins(server.url, prefix, policy(FailureCount(1)))
@@ -236,7 +229,7 @@ async def test_t26_a_circuit_closed_by_hand_is_obeyed_where_all_is_refused(serve
             knocking = asyncio.create_task(_knock(a.breaker))
             if heard:
                 looks = a.store.count("look")
-                await eventually(lambda looks=looks: a.store.count("look") > looks, "a look")
+                await eventually(partial(_looked, a, looks), "a look")
                 await asyncio.sleep(0.15)
                 await a.breaker.read()
             at = time.monotonic()
@@ -247,6 +240,10 @@ async def test_t26_a_circuit_closed_by_hand_is_obeyed_where_all_is_refused(serve
             assert _reason(a) == _reason(b) == "external"
     print("T26: SET CLOSED obeyed after", ", ".join(f"{one:.2f}" for one in waits), "s")
     assert max(waits) <= WITHIN
+
+
+def _looked(member: Member, before: int) -> bool:
+    return member.store.count("look") > before
 
 
 async def _knock(breaker: Breaker) -> None:
@@ -265,9 +262,7 @@ def _reason(member: Member) -> str:
 
 
 async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(server: Server, prefix: str) -> None:
-    """A Retry-After that one replica was given keeps the whole fleet away until then, longer than the cooldown but
-    not beyond its maximum, and every refusal tells the time that truly remains.
-    """
+    """A Retry-After told to one replica keeps the fleet away until then, capped; refusals tell the true rest."""
     opens = Policy(
         trip=FailureCount(3),
         recover=SuccessRatio(1.0, 1),
@@ -309,9 +304,7 @@ async def test_t27_the_dependencys_retry_after_is_the_fleets_cooldown(server: Se
 
 
 async def test_race_23_replicas_made_by_a_fork_have_names_of_their_own() -> None:
-    """Processes forked from one that has made its `Breakers` already, as servers with workers do, are different
-    replicas (race 23).
-    """
+    """Processes forked from one that has made its `Breakers` are different replicas (race 23)."""
     names = (await asyncio.to_thread(_fork)).split()
     assert len(names) == 3
     assert len(set(names)) == 3

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from functools import partial
 
 import pytest
 from redis.crc import key_slot
@@ -17,9 +18,7 @@ from tests.support.waiting import eventually
 
 
 async def test_t21_calls_cost_no_command_and_a_probe_two(proxy: Proxy, prefix: str) -> None:
-    """A thousand closed calls and a thousand refusals need nothing of Redis, which may as well be frozen; a probe is
-    one command before and one after it; batches, of both kinds together, leave ten times a second.
-    """
+    """Closed calls and refusals need nothing of Redis, a probe one command before and one after it."""
     opens = policy(FailureCount(3), probes=4, cooldown=1.0, probe_lease=9.0)
     async with joins(proxy.url, prefix, opens)() as member:
         await member.succeed()
@@ -63,9 +62,11 @@ async def test_t21_calls_cost_no_command_and_a_probe_two(proxy: Proxy, prefix: s
 async def quiet(proxy: Proxy) -> None:
     """Wait until nothing has crossed for a batch and a half."""
     async with asyncio.timeout(10):
-        count = -1
-        while count != (count := proxy.counts.total()):
+        while True:
+            count = proxy.counts.total()
             await asyncio.sleep(0.15)
+            if count == proxy.counts.total():
+                return
 
 
 async def test_t21_idle_breakers_cost_nothing(server: Server, prefix: str) -> None:
@@ -99,9 +100,11 @@ async def _use(breaker: Breaker) -> None:
 async def _unused(proxy: Proxy) -> None:
     """Wait until a look has found nothing in use."""
     async with asyncio.timeout(10):
-        count = -1
-        while count != (count := proxy.counts.total()):
+        while True:
+            count = proxy.counts.total()
             await asyncio.sleep(0.9)
+            if count == proxy.counts.total():
+                return
 
 
 _HOSTILE = ["", " ", "a b", "a:b", "auth:state", "{auth}", "a{b}c", "a*", "a\nb", "a\0b", "ü", "a/b", "a" * 201]
@@ -124,8 +127,9 @@ _ODD = [
 
 
 async def test_t22_no_two_breakers_share_a_key(server: Server, prefix: str) -> None:
-    """Names that could be taken for another's keys are refused, as prefix and as breaker; of those that are allowed
-    each is a breaker of its own, in each of two prefixes of which one begins with the other.
+    """Names that could be read as parts of other keys are refused; of those allowed each is a breaker of its own.
+
+    So they are in two prefixes of which one begins with the other.
     """
     for name in _HOSTILE:
         with pytest.raises(ValueError, match="prefix must be"):
@@ -152,9 +156,7 @@ async def _trip(breaker: Breaker) -> None:
 
 
 async def test_t22_all_keys_of_a_breaker_share_a_slot(cluster: Cluster, prefix: str) -> None:
-    """In a Cluster every breaker lives in one slot, and many spread over all nodes; each goes through its states,
-    and the others stay as they are.
-    """
+    """In a Cluster every breaker lives in one slot, many of them on all nodes, and goes through its states alone."""
     join = joins(cluster.url, prefix, policy(FailureCount(1), cooldown=0.1))
     async with join() as member:
         fleet = member.breakers
@@ -167,7 +169,7 @@ async def test_t22_all_keys_of_a_breaker_share_a_slot(cluster: Cluster, prefix: 
             await _trip(breaker)
         assert [one.state for one in all_of] == [State.OPEN, State.CLOSED] * 6
         for breaker in all_of[::2]:
-            await eventually(lambda one=breaker: not one.snapshot.remaining, "the cooldown to end")
+            await eventually(partial(_due, breaker), "the cooldown to end")
             async with breaker:
                 pass
         await fleet.flush()
@@ -178,6 +180,10 @@ async def test_t22_all_keys_of_a_breaker_share_a_slot(cluster: Cluster, prefix: 
     print(f"T22: {len(keys)} keys of {len(slots)} breakers in {len(slots)} slots on {len(nodes)} nodes")
     assert all(len(found) == 1 for found in slots.values())
     assert len(nodes) == 3
+
+
+def _due(breaker: Breaker) -> bool:
+    return not breaker.snapshot.remaining
 
 
 def _keys(server: Server, pattern: str) -> list[str]:

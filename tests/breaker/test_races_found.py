@@ -211,15 +211,18 @@ async def test_f11_a_restarted_replica_of_the_same_name_counts(redis_url, prefix
         assert (await a.breaker.read()).counts.failures == 4
 
 
-@pytest.mark.parametrize("record", [
-    "AB.1.CD CLOSED 0 0 0 0 - 0 seed r 0 0 - - 0 - -",
-    "ab.1.cd CLOSED 0 0 0 0 - 0 seed r 0 0 - FOO 0 - -",
-    "ab.1.cd CLOSED 0 0 0 0 DISABLED 0 seed r 0 0 - - 0 - -",
-    "ab.1.cd CLOSED 0 0 0 0 - 0 seed r\x7f 0 0 - - 0 - -",
-    "ab.1.cd CLOSED 0 0 0 0 - 0 seed \u00a0r 0 0 - - 0 - -",
-    "ab.1.cd CLOSED 0 0 0 0 - 0 seed r\xff 0 0 - - 0 - -",
-    "ab.1.cd CLOSED 0000000000000000000000001 0 0 0 - 0 seed r 0 0 - - 0 - -",
-])
+@pytest.mark.parametrize(
+    "record",
+    [
+        "AB.1.CD CLOSED 0 0 0 0 - 0 seed r 0 0 - - 0 - -",
+        "ab.1.cd CLOSED 0 0 0 0 - 0 seed r 0 0 - FOO 0 - -",
+        "ab.1.cd CLOSED 0 0 0 0 DISABLED 0 seed r 0 0 - - 0 - -",
+        "ab.1.cd CLOSED 0 0 0 0 - 0 seed r\x7f 0 0 - - 0 - -",
+        "ab.1.cd CLOSED 0 0 0 0 - 0 seed \u00a0r 0 0 - - 0 - -",
+        "ab.1.cd CLOSED 0 0 0 0 - 0 seed r\xff 0 0 - - 0 - -",
+        "ab.1.cd CLOSED 0000000000000000000000001 0 0 0 - 0 seed r 0 0 - - 0 - -",
+    ],
+)
 async def test_f12_garbage_that_looks_like_a_record(redis_url, server, prefix, record):
     """A record that is nearly right is repaired or taken, never raised, and calls go on."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
@@ -271,6 +274,7 @@ async def shift_back(a, clock, seconds):
     store = a.store._store
     text = (await store.look(["auth"]))[0][1]
     from commontrip._transition import parse
+
     f = text.split(" ")
     for i in (2, 3, 7, 14):
         if f[i] != "0":

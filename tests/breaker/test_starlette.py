@@ -343,7 +343,7 @@ async def test_without_a_token_nobody_may_order(breakers: Breakers, auth: Breake
             BreakerRoutes(token=blank)
 
 
-WRONG = (
+WRONG: tuple[dict[str, Any], ...] = (
     {"override": "OPEN"}, {"override": []}, {"override": 1}, {"author": ""}, {"reason": " "}, {"reason": "x" * 501},
     {"seconds": 0}, {"seconds": "60"}, {"seconds": True}, {"seconds": float("nan")}, {"seconds": 1e9},
     {"seconds": None}, {"seconds": 10**400}, {"second": 60},

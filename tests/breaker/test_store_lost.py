@@ -34,8 +34,9 @@ Start = Callable[..., Server]
 async def test_t11_without_redis_the_verdict_is_held_then_each_replica_protects(
     fresh_server: Start, prefix: str
 ) -> None:
-    """Redis is killed while the circuit is open: no call before the deadline, then no more probes than the policy
-    allows per replica; no caller sees a store error. An empty Redis that comes back is told that it is open.
+    """Without Redis an open circuit stays open until its deadline; then each replica has the probes of the policy.
+
+    Callers see no store error, and an empty Redis that comes back is told what the replicas know.
     """
     server, cooldown, probes = fresh_server(), 1.5, 2
     opens = Policy(
@@ -85,9 +86,7 @@ async def test_t11_without_redis_the_verdict_is_held_then_each_replica_protects(
 
 
 async def test_t12_a_service_starts_without_redis_and_joins_later(fresh_server: Start, prefix: str) -> None:
-    """With no Redis there a replica starts within a second, is protected by itself, and gives callers their own
-    results; when Redis comes it joins the fleet.
-    """
+    """With no Redis a replica starts within a second, protects itself, returns what calls return, and joins later."""
     server = fresh_server()
     server.kill()
     opens = policy(FailureCount(3), cooldown=0.5)
@@ -138,9 +137,7 @@ async def _patiently(breaker: Breaker, ask: Callable[[int], object], answer: int
 
 
 async def test_t13_a_flush_in_half_open_lets_no_more_probes_through(fresh_server: Start, prefix: str) -> None:
-    """FLUSHALL while all probes run loses their leases, and yet no further probe runs beside them, be they done
-    within a lease time or not (race 17); the round of the new incarnation ends as usual.
-    """
+    """FLUSHALL while all probes run lets no further one run beside them, however long they take (race 17)."""
     server, lease = fresh_server(), 1.0
     opens = Policy(
         trip=ConsecutiveFailures(5),
@@ -174,8 +171,9 @@ async def _all_running(dependency: Dependency, probes: int) -> None:
 
 
 async def test_t13_a_flush_while_open_lets_a_newborn_make_no_call(fresh_server: Start, prefix: str) -> None:
-    """FLUSHALL while the circuit is open, and a replica that knows nothing asks first: not one call gets through,
-    and what the others remember is in force again, whether they have just used it or not for a while (race 18).
+    """After FLUSHALL of an open circuit a newborn that asks first gets no call through (race 18).
+
+    What the others remember is in force again, whether they have just used it or not for a while.
     """
     server, flushes = fresh_server(), 6
     opens = policy(FailureCount(5), cooldown=60.0)
@@ -204,9 +202,7 @@ async def test_t13_a_flush_while_open_lets_a_newborn_make_no_call(fresh_server: 
 
 
 async def test_t13_news_that_overtakes_a_newborns_first_answer_is_not_lost(fresh_server: Start, prefix: str) -> None:
-    """What the others tell a newborn incarnation may reach a replica before the answer to its own first read, which
-    knows nothing of it: its first call is refused all the same (race 18).
-    """
+    """A re-assertion that reaches a newborn before the answer to its own first read is not lost (race 18)."""
     server = fresh_server()
     join = joins(server.url, prefix, policy(FailureCount(1), cooldown=60.0))
     async with join() as old, join() as newborn:
@@ -224,9 +220,7 @@ async def test_t13_news_that_overtakes_a_newborns_first_answer_is_not_lost(fresh
 
 
 async def test_t13_a_failover_that_lost_writes_is_told_what_it_lost(fresh_server: Start, prefix: str) -> None:
-    """Keys as they were before the trip come back, as after a failover: the replicas tell them within a second
-    that the circuit is open, under a number that was never used, and no old decision counts (race 19).
-    """
+    """Keys from before the trip, as a failover brings, are told within a second that it is open (race 19)."""
     server = fresh_server()
     opens = policy(FailureCount(5), cooldown=60.0)
     async with Dependency() as dependency, Fleet(8, dependency) as fleet:
@@ -273,9 +267,9 @@ def _restore(server: Server, copy: dict[bytes, tuple[bytes, int]]) -> None:
 
 
 async def test_t14_a_frozen_redis_delays_no_call_beyond_the_budget(fresh_server: Start, prefix: str) -> None:
-    """While Redis is stopped (SIGSTOP), from its last answer to local mode and back, no call in any state waits
-    longer for the breaker than the store budget, before it or after it; measured against a sleep of the same
-    length in the same loop.
+    """While Redis is frozen, and on the way to local mode and back, no call waits beyond the budget, in any state.
+
+    Measured, before and after the guarded function, against a sleep of the same length in the same loop.
     """
     server, budget = fresh_server(), 0.05
     opens = Policy(

@@ -35,6 +35,9 @@ class Arrival:
     """What it was answered; '' if its caller went away, or still waits."""
 
 
+Orders = Callable[[Arrival], Order]
+
+
 class Dependency:
     """`async with Dependency() as dependency`; a request is a line, and so is the answer.
 
@@ -47,7 +50,7 @@ class Dependency:
         """All that ever came, in order."""
         self.peaks: Counter[str] = Counter()
         """The most that were in flight at once, by the state that admitted them."""
-        self.orders: Callable[[Arrival], Order] = lambda _: Order()
+        self.orders: Orders = lambda _: Order()
         self._running: Counter[str] = Counter()
         self._connections: set[_Connection] = set()
         self._listener: asyncio.Server | None = None

@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -279,7 +278,7 @@ class Replica:
                 call.raised(error)
                 raise
             call.returned(None)
-        except BaseException as error:
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - all are told to the test
             outcome = self._judge(error)
             left = error.retry_after if isinstance(error, CircuitOpenError) else 0.0
         else:
@@ -304,7 +303,7 @@ class Replica:
         with Watch(self._budget) as before:
             try:
                 await breaker.call(guarded)
-            except BaseException as error:
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - all are told to the test
                 outcome = self._judge(error)
         self._outcomes[outcome] += 1
         self._measure(f"{outside} before", before)
@@ -373,8 +372,7 @@ async def _serve() -> None:
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     replica = Replica()
-    handle: Callable[..., None] = lambda _, context: replica.strange.append(str(context))  # noqa: E731
-    loop.set_exception_handler(handle)
+    loop.set_exception_handler(lambda _, context: replica.strange.append(str(context)))
     tasks = set()
     _say(event="ready")
     while line := await orders.readline():

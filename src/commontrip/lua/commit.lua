@@ -42,6 +42,7 @@ local function commit(key, name, e, to, new)
   redis.call('SET', key.epoch, made.record, 'PX', ttl)
 
   redis.pcall('SET', key.state, to, 'PX', ttl)
+  redis.pcall('PEXPIRE', key.last, ttl)
   redis.pcall('SET', key.cooldown, to == 'CLOSED' and '0' or text(new.cooldown), 'PX', ttl)
   if to == 'OPEN' then
     redis.pcall('SET', key.failures, text(new.failures), 'PX', ttl)
