@@ -3,7 +3,7 @@
 PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
-TYPED := $(wildcard src tests/support tests/support_tests tests/typing)
+TYPED := $(wildcard src apps tests/support tests/support_tests tests/typing)
 
 .DEFAULT_GOAL := help
 .PHONY: help check test bench mutants format lock clean python environment
@@ -43,15 +43,17 @@ format: environment ## Format the code and apply safe fixes
 lock: python ## Renew requirements/*.txt; with UPGRADE=--upgrade also to newer versions
 	@[ -x .venv-lock/bin/uv ] || { $(FIND_PYTHON) && "$$python" -m venv .venv-lock; }
 	@.venv-lock/bin/pip install --quiet "$(UV)"
-	$(COMPILE) --all-extras --group check --group test pyproject.toml --output-file requirements/dev.txt
+	$(COMPILE) --all-extras --group check --group test --group apps pyproject.toml --output-file requirements/dev.txt
+	$(COMPILE) $(EXTRAS) --group apps --constraints requirements/dev.txt pyproject.toml --output-file requirements/apps.txt
 	$(COMPILE) --group bench --constraints requirements/dev.txt --output-file requirements/bench.txt
 
+EXTRAS := --extra redis --extra httpx --extra starlette --extra opentelemetry
 COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --custom-compile-command "make lock" $(UPGRADE)
 
 clean: ## Remove the environment and everything that was built
 	rm -rf .venv .venv-lock .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find apps src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Sets $python to the first of these that is new enough.
 FIND_PYTHON = for python in "$(PYTHON)" python3.13 python3.12 python3.11 ""; do \

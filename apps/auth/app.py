@@ -108,4 +108,3 @@ class Auth:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secrets.compare_digest(given.encode("latin-1"), self._token):
             raise Problem(401, "a bearer token is needed", {"www-authenticate": "Bearer"})
-

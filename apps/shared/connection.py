@@ -5,7 +5,7 @@ import json
 from http import HTTPStatus
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MOST_HEAD = 65_536
 """Bytes of a request's head after which the server reads no further; the app refuses well before that."""
@@ -60,18 +60,19 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._head and (self._head := self._head + len(data)) > MOST_HEAD:
+        self._head += len(data) if self._head else 0
+        if self._head > MOST_HEAD:
             self._refuse(431, "the request's head is too large")
         elif self._head and self._head_timer is None:
             self._head_timer = self.loop.call_later(SLOWEST_HEAD, self._refuse, 408, "the request's head took too long")
-        elif not self._head and (self.cycle is None or self.cycle.response_complete):
+        elif not self._head and self._is_idle():
             self._await_next()  # the rest of a body that was refused, perhaps without end
 
     def on_message_begin(self) -> None:
         """Offer the connection to the app."""
         super().on_message_begin()
         self._head = 1
-        self.scope["extensions"] = {_KEY: self}  # type: ignore[typeddict-item, dict-item]
+        self.scope["extensions"] = {_KEY: self}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         """Start the request."""
@@ -91,6 +92,10 @@ class Connection(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: any client could fill the log, and is answered as if it had not asked."""
+
+    def _is_idle(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
 
     def _await_next(self) -> None:
         self._unset_keepalive_if_required()

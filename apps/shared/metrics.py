@@ -1,7 +1,6 @@
 """Metrics: OpenTelemetry's, told as Prometheus text on a port of their own."""
 
-import threading
-from wsgiref.simple_server import WSGIServer
+from contextlib import ExitStack
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
@@ -27,25 +26,24 @@ class Metrics:
             "From a request's arrival to the end of its answer",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
-        self._server: tuple[WSGIServer, threading.Thread] | None = None
+        self._closing = ExitStack()
+        self._closing.callback(self.provider.shutdown)
 
     def request(self, seconds: float, method: str, route: str, status: int) -> None:
         """Measure one request; `route` is a pattern, never a path, so that the series are few."""
-        attributes = {"http.request.method": method, "http.response.status_code": status, "http.route": route}
+        attributes: dict[str, str | int] = {"http.request.method": method, "http.route": route}
+        attributes["http.response.status_code"] = status
         self._requests.record(seconds, attributes)
 
     def serve(self, host: str, port: int) -> None:
         """Begin to answer scrapes; raises `OSError` if the port is taken."""
-        self._server = start_http_server(port, host, self.registry)
+        server, thread = start_http_server(port, host, self.registry)
+        for last in (thread.join, server.server_close, server.shutdown):
+            self._closing.callback(last)
 
     def close(self) -> None:
         """Stop; after everything else, so that the last figures can still be fetched."""
-        if self._server:
-            server, thread = self._server
-            server.shutdown()
-            server.server_close()
-            thread.join()
-        self.provider.shutdown()
+        self._closing.close()
 
 
 def _resource(service: str) -> Resource:

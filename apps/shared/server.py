@@ -116,5 +116,5 @@ def _serve_metrics(metrics: Metrics, settings: ServiceSettings, variable: str) -
 
 def _complain(service: str, *lines: str, status: int) -> int:
     for line in lines:
-        print(f"{service}: {line}", file=sys.stderr)
+        sys.stderr.write(f"{service}: {line}\n")
     return status

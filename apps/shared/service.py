@@ -34,12 +34,14 @@ def assemble(
             yield
             health.drain()
 
-    around = {"health": health, "metrics": metrics}
-    logged = {"access_log": settings.access_log, "connection_age": settings.connection_age_seconds}
+    logged, age = settings.access_log, settings.connection_age_seconds
     app = Starlette(
         routes=[*health.routes, *routes],
         lifespan=lifespan,
-        middleware=[Middleware(Requests, **around, **logged), Middleware(Limits, body=body_limit)],
+        middleware=[
+            Middleware(Requests, health=health, metrics=metrics, access_log=logged, connection_age=age),
+            Middleware(Limits, body=body_limit),
+        ],
         exception_handlers={HTTPException: on_error},
     )
     app.router.redirect_slashes = False  # a path that is not ours is answered, not rewritten into a header

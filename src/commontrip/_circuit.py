@@ -214,6 +214,8 @@ class Circuit:
         self.knowledge.learn(view)
         if view.status in ("ok", "dup", "late"):
             self._decide(view)
+        else:
+            self.release()
         if self.ledger.waiting:
             self.replica.arm(self)
 

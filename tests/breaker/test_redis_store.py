@@ -273,15 +273,16 @@ async def test_lost_leases_admit_nobody_for_one_lease(caller: Caller, keys: Keys
     assert [(await caller.lease(f"n{n}")).status for n in range(3)] == ["granted", "granted", "full"]
 
 
-async def test_a_holder_renews_after_its_lease_was_lost_only_when_the_time_is_over(caller: Caller, keys: Keys) -> None:
-    """A probe whose lease was lost asks like everybody else: the store cannot know it."""
+async def test_who_runs_takes_its_lost_place_again(caller: Caller, keys: Keys) -> None:
+    """When the leases are lost, a probe that runs is back in its place with its next renewal (race 17)."""
     await caller.seed()
     await caller.half_open("l1", seconds=0.1)
     keys.ask("DEL", "v1:probes")
-    refused = await caller.lease("l1", seconds=0.1)
-    assert refused.status == "full"
-    await caller.past(refused.now + 0.1)
-    assert (await caller.lease("l1", seconds=0.1)).status == "granted"
+    renewed = await caller.lease("l1", seconds=20.0, renew=True)
+    assert (renewed.status, renewed.in_flight) == ("granted", 1)
+    assert (await caller.lease("l2", seconds=0.1)).status == "full"
+    await caller.past(renewed.now + 0.1)
+    assert [(await caller.lease(f"n{n}")).status for n in range(2)] == ["granted", "full"]
 
 
 # -- hands

@@ -610,6 +610,48 @@ class LeaseContract:
         view = await caller.lease("smaller", probes=2)
         assert (view.status, view.succeeded, view.in_flight) == ("granted", 0, 1)
 
+    async def test_a_running_probe_keeps_its_place(self, caller: Caller) -> None:
+        """Who renews stays in its place: in a full round, and when the lease had run out but nobody came."""
+        await caller.seed()
+        held = await caller.half_open("l1", seconds=0.05)
+        await caller.lease("l2", seconds=20.0)
+        await caller.past(held.now + 0.05)
+        again = await caller.lease("l1", seconds=20.0, renew=True)
+        assert (again.status, again.in_flight) == ("granted", 2)
+        renewed = await caller.lease("l1", seconds=20.0, renew=True)
+        assert (renewed.status, renewed.in_flight) == ("granted", 2)
+        assert (await caller.settle("l1", "s")).status == "counted"
+
+    async def test_a_running_probe_that_lost_its_place_still_fills_one(self, caller: Caller) -> None:
+        """Whose place has gone to another is still at the dependency: it fills a place, and no longer counts."""
+        await caller.seed()
+        held = await caller.half_open("slow", seconds=0.05, probes=1)
+        await caller.past(held.now + 0.05)
+        await caller.lease("next", seconds=20.0, probes=1)
+        for _ in range(2):
+            view = await caller.lease("slow", seconds=20.0, probes=1, renew=True)
+            assert (view.status, view.in_flight) == ("granted", 2)
+        ended = await caller.settle("slow", "f", probes=1, grid=".oc.")
+        assert (ended.status, ended.failed, ended.in_flight) == ("gone", 0, 1)
+        assert ended.transition == view.transition
+
+    @pytest.mark.parametrize("state", [State.OPEN, State.CLOSED])
+    async def test_a_running_probe_renews_in_any_state(self, caller: Caller, state: State) -> None:
+        """A probe that outlasts its round keeps its place, and starts no round by that."""
+        await caller.seed()
+        await caller.half_open("slow", seconds=0.05)
+        moved = await caller.change(state, remaining=0.001, cooldown=30.0)
+        await caller.past(moved.now + 0.01)
+        view = await caller.lease("slow", seconds=20.0, renew=True)
+        assert (view.status, view.transition) == (state.lower(), moved.transition)
+        await caller.past(moved.now + 0.05)
+        assert (await caller.half_open("l2")).in_flight == 2
+
+    async def test_a_probe_of_nothing_renews_nothing(self, caller: Caller) -> None:
+        """Renewing never makes a breaker."""
+        assert (await caller.lease("slow", renew=True)).status == "missing"
+        assert await caller.store.look(["auth"]) == [("", "")]
+
 
 class SettleContract:
     """What `settle` promises."""

@@ -35,7 +35,7 @@ from commontrip import (
     State,
 )
 
-_HOPS = 20  # turns of the loop from a timer to its caller, and some to spare
+_HOPS = 5  # turns of the loop from a timer to its caller, and some to spare
 
 
 class Failed(Exception):  # noqa: N818 - what the dependency did
