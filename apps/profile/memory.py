@@ -167,12 +167,14 @@ class Memory:
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
-            await asyncio.sleep(_BATCH)
             self._wake.clear()
             try:
-                if self._clock.silence > _LOOK:
-                    async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_PATIENCE):
+                    if self._clock.silence == inf:
+                        await self._shelf.warm()
+                    if self._clock.silence > _LOOK:
                         await self._shelf.look_at_clock()
+                await asyncio.sleep(_BATCH)
                 await self._write_all()
             except AWAY as error:
                 self._gone(error)

@@ -45,6 +45,11 @@ class Shelf:
         until = int(expires) / _MICRO or inf
         return Known(_info(info), int(asked) / _MICRO, int(answered) / _MICRO, until), int(now) / _MICRO
 
+    async def warm(self) -> None:
+        """Load the scripts, so that no request pays for it."""
+        for script in (self._remember, self._recall):
+            await self._client.script_load(script.text)
+
     async def look_at_clock(self) -> None:
         """Ask for the time."""
         sent = self._clock.local()

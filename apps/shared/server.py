@@ -96,7 +96,9 @@ def _config(app: Starlette, settings: ServiceSettings) -> uvicorn.Config:
 
 def _bind(host: str, port: int, variable: str) -> socket.socket:
     """Take the port; connections are refused until the service has started."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off only where the protocol is named; with it an answer takes 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

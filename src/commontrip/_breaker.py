@@ -26,7 +26,6 @@ _entered: ContextVar[Any] = ContextVar("commontrip_entered", default=None)
 
 LONGEST_ORDER = 7 * 86_400.0
 """Seconds that an override can last."""
-_LONGEST_TEXT = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,10 +269,9 @@ class Breaker:
         `override`; `author` and `reason` (1 to 500 characters) stay in the history. Two round trips, more only
         while others change the state at the same moment. Raises `StoreUnavailableError`.
         """
-        for what, text in (("author", author), ("reason", reason)):
-            if not 1 <= len(str(text).strip()) <= _LONGEST_TEXT:
-                raise ValueError(f"{what} must be a text of 1 to 500 characters, not {text!r}")
+        author, reason = _check.text("author", author), _check.text("reason", reason)
         if order is not None:
+            _check.that(order in tuple(Override), "order", f"None or one of {', '.join(Override)}", order)
             order = Override(order)
             _check.number("seconds", seconds, 1, LONGEST_ORDER)
         circuit, known, minted = self._circuit, self._circuit.knowledge, token()
@@ -294,7 +292,7 @@ class Breaker:
                 floor=0,
                 override=order,
                 override_for=seconds if order else 0.0,
-                note=f"{author.strip()}: {reason.strip()}",
+                note=f"{author}: {reason}",
             )
             view = await circuit.replica.order(circuit, change)
             if view.status == "won":

@@ -45,8 +45,14 @@ class Breakers:
             replica: this process's name; made from host and process id if empty. Two replicas must not share one.
             clock: monotonic seconds; a test may pass its own.
         """
+        _check.that(isinstance(listeners, Iterable), "listeners", "an iterable of Listener", listeners)
+        listeners = tuple(listeners)
+        for listener in listeners:
+            _check.that(isinstance(listener, Listener), "each of listeners", "a Listener", listener)
+        _check.that(callable(getattr(store, "record", None)) and not isinstance(store, type), "store", "a Store", store)
+        _check.that(callable(clock), "clock", "callable", clock)
         self._store = store
-        self._listeners = tuple(listeners)
+        self._listeners = listeners
         self._budget = _check.number("store_budget", store_budget, 0.001, 10)
         self._rate = _check.number("fleet_rate", fleet_rate, 10, 1_000_000)
         self._most = _check.whole("most", most, 1)
@@ -94,6 +100,7 @@ class Breakers:
         """
         breaker = self._alive.get(name)
         if breaker is None:
+            _check.that(policy is None or isinstance(policy, Policy), "policy", "a Policy", policy)
             circuit = Circuit(_check.name("name", name), policy or Policy(), self._started())
             breaker = self._alive[name] = Breaker(circuit)
         elif policy is not None and policy != breaker.policy:

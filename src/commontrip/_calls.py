@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from commontrip._counts import Tally
 from commontrip._errors import StoreUnavailableError
-from commontrip._recover import grid
 from commontrip._state import Outcome
 from commontrip._store import Lease, Settlement
 from commontrip._transition import token
@@ -168,7 +167,7 @@ class Probe(Call):
         opens = (circuit.knowledge.here.opens if circuit.knowledge.here else 0) + 1
         settlement = Settlement(
             name=circuit.name, lease=self.lease, epoch=self.epoch, kind=kind, probes=policy.recover.probes,
-            grid=grid(policy.recover), token=token(), replica=circuit.replica.id,
+            grid=circuit.grid, token=token(), replica=circuit.replica.id,
             cooldown=policy.cooldown.after(opens, retry_after), opens=opens, error=error, cause=circuit.cause,
         )  # fmt: skip
         give_up = circuit.clock() + policy.probe_lease

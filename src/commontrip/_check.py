@@ -29,3 +29,16 @@ def name(what: str, value: Any) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(f"{what} must be 1 to 200 of A-Z a-z 0-9 . _ -, not {value!r}")
     return str(value)
+
+
+def text(what: str, value: Any, most: int = 500) -> str:
+    """Return `value` without outer blanks if it is a text of 1 to `most` characters, else raise."""
+    if not isinstance(value, str) or not 1 <= len(value.strip()) <= most:
+        raise ValueError(f"{what} must be a text of 1 to {most} characters, not {value!r}")
+    return value.strip()
+
+
+def that(proper: object, what: str, wanted: str, value: Any) -> None:
+    """Raise unless `proper`: `what` must be `wanted`."""
+    if not proper:
+        raise ValueError(f"{what} must be {wanted}, not {value!r}")

@@ -6,6 +6,7 @@ Two attributes are all that a call looks at: `gate`, where calls pass and are co
 
 import asyncio
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from commontrip._calls import Call, Probe, Running
@@ -15,6 +16,7 @@ from commontrip._knowledge import NEWBORN, Knowledge
 from commontrip._ledger import Ledger
 from commontrip._places import Places
 from commontrip._policy import Policy
+from commontrip._recover import grid
 from commontrip._state import Outcome, Override, Reason, State
 from commontrip._store import Batch, View
 
@@ -46,6 +48,11 @@ class Circuit:
         self.cause = ""
         self.owner: object = None  # the breaker lives as long as there is anything to do for it
         self._error = ""
+
+    @cached_property
+    def grid(self) -> str:
+        """The policy's verdict for every tally of probes."""
+        return grid(self.policy.recover)
 
     # -- a call's way in
 

@@ -1,18 +1,22 @@
 """When to trip, how long to stay open, when to close again: data, no I/O."""
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from commontrip import _check
-from commontrip._recover import Recover, SuccessRatio
-from commontrip._state import Outcome, State
-from commontrip._trip import FailureRate, Trip, slower_than
+from commontrip._recover import Recover, SuccessRatio, grid
+from commontrip._state import Outcome
+from commontrip._trip import FailureRate, Trip, check_trip, slower_than
 
 NEUTRAL = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
 """Exceptions by which the caller leaves: they say nothing of the dependency."""
+
+
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,12 @@ class Cooldown:
             seconds = self.maximum
         seconds *= 1 + random.uniform(-self.jitter, self.jitter)  # noqa: S311 - spreads load, keeps no secret
         return max(0.001, min(self.maximum, max(seconds, retry_after)))
+
+
+def _seconds(asked: Any) -> float:
+    """Return proper seconds, at most a day; whatever else a dependency may have said is no request."""
+    proper = isinstance(asked, int | float) and not isinstance(asked, bool) and asked >= 0 and asked != math.inf
+    return float(min(asked, _DAY)) if proper else 0.0
 
 
 def _nothing(_: Any) -> None:
@@ -83,12 +93,15 @@ class Classify:
 
     def value(self, value: Any) -> tuple[Outcome, float]:
         """Return the outcome of a call that returned, and the seconds to leave the dependency alone."""
-        outcome = self.result(value) if self.result else None
-        return outcome or Outcome.SUCCESS, self.retry_after(value) or 0.0
+        said: Any = self.result(value) if self.result else None
+        outcome = Outcome.SUCCESS if said is None else said
+        if not isinstance(outcome, Outcome) or outcome is Outcome.REJECTED:
+            raise TypeError(f"result returned {outcome!r}, which is no outcome of a call")
+        return outcome, _seconds(self.retry_after(value))
 
     def error(self, error: BaseException) -> tuple[Outcome, float]:
         """Return the outcome of a call that raised, and the seconds to leave the dependency alone."""
-        return self.kind(error), self.retry_after(error) or 0.0
+        return self.kind(error), _seconds(self.retry_after(error))
 
     def kind(self, error: BaseException) -> Outcome:
         """Return the outcome of a call that raised."""
@@ -120,26 +133,17 @@ class Policy:
     probe_limit: float = 30.0
 
     def __post_init__(self) -> None:
-        if not callable(getattr(self.trip, "trips", None)):
-            raise ValueError(f"Policy.trip must have a method trips(counts), which {self.trip!r} has not")
-        if not callable(getattr(self.recover, "verdict", None)):
-            raise ValueError(
-                f"Policy.recover must have a method verdict(successes, failures), which {self.recover!r} has not"
-            )
+        check_trip("Policy.trip", self.trip)
+        proper = callable(getattr(self.recover, "verdict", None)) and not isinstance(self.recover, type)
+        _check.that(proper, "Policy.recover", "a strategy with a method verdict(successes, failures)", self.recover)
         slower_than(self.trip)
-        probes = _check.whole("Policy.recover.probes", self.recover.probes, 1, 50)
-        for done in range(probes + 1):
-            if self.recover.verdict(done, probes - done) not in (State.CLOSED, State.OPEN):
-                raise ValueError(
-                    f"Policy.recover must decide when all {probes} probes have settled; "
-                    f"{self.recover!r} does not for {done} successes"
-                )
+        grid(self.recover)
         _check.number("Policy.window", self.window, 0.1, 86_400)
         _check.number("Policy.probe_lease", self.probe_lease, 0.1, 3_600)
         _check.number("Policy.probe_limit", self.probe_limit, self.probe_lease, 86_400)
         for part, kind in (("cooldown", Cooldown), ("classify", Classify)):
-            if not isinstance(getattr(self, part), kind):
-                raise ValueError(f"Policy.{part} must be a {kind.__name__}, not {getattr(self, part)!r}")
+            value = getattr(self, part)
+            _check.that(isinstance(value, kind), f"Policy.{part}", f"a {kind.__name__}", value)
 
     @property
     def slower_than(self) -> float | None:

@@ -43,8 +43,19 @@ class SuccessRatio:
 def grid(recover: Recover) -> str:
     """Lay out the verdict for every tally, so that the store counts and decides in one step.
 
-    Row s, column f of a square of side probes + 1: `c` close, `o` open, `.` go on.
+    Row s, column f of a square of side probes + 1: `c` close, `o` open, `.` go on, also beyond the planned probes.
+    A strategy that says anything else, or nothing when all probes have settled, is a `ValueError`.
     """
-    letters = {State.CLOSED: "c", State.OPEN: "o", None: "."}
-    side = range(recover.probes + 1)
-    return "".join(letters[recover.verdict(s, f) if s + f <= recover.probes else None] for s in side for f in side)
+    side = range(_check.whole("Policy.recover.probes", getattr(recover, "probes", None), 1, 50) + 1)
+    return "".join(_letter(recover, succeeded, failed) for succeeded in side for failed in side)
+
+
+def _letter(recover: Recover, succeeded: int, failed: int) -> str:
+    left = recover.probes - succeeded - failed
+    verdict = recover.verdict(succeeded, failed) if left >= 0 else None
+    if verdict not in (State.CLOSED, State.OPEN, None) or (verdict is None and left == 0):
+        raise ValueError(
+            f"Policy.recover must decide when all {recover.probes} probes have settled; "
+            f"{recover!r} says {verdict!r} for {succeeded} successes and {failed} failures"
+        )
+    return {State.CLOSED: "c", State.OPEN: "o"}.get(verdict, ".") if verdict else "."

@@ -79,7 +79,7 @@ class Replica:
         self._errands: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
-        self._hurried = False
+        self._hurried = self._left = False
         self._next_batch = self._next_hurry = 0.0
 
     def next_number(self) -> int:
@@ -103,6 +103,7 @@ class Replica:
                 if not self.line.down:
                     await self.store.presence(self.id, 0)
         self._stop_timer()
+        self._left = True
         self.line.down = True  # a call that comes later still is decided here, and sent nowhere
         tasks = [*self._tasks, *self._errands]
         for task in tasks:
@@ -303,7 +304,7 @@ class Replica:
     # -- news
 
     def _heard(self, name: str, record: str) -> None:
-        if circuit := self._registry.circuit(name):
+        if not self._left and (circuit := self._registry.circuit(name)):
             circuit.knowledge.heard(record)
 
     def _gap(self) -> None:

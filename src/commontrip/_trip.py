@@ -13,7 +13,7 @@ It must be pure (same counts, same answer), compare equal by value, and not bloc
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from commontrip import _check
 from commontrip._counts import Counts
@@ -105,6 +105,8 @@ class _Several:
         """Take at least one strategy; all that measure slowness must share one `slower_than`."""
         if not strategies:
             raise ValueError(f"{type(self).__name__} needs at least one strategy, not none")
+        for strategy in strategies:
+            check_trip(f"{type(self).__name__} of strategies, each of which", strategy)
         self.strategies = strategies
         slower_than(self)
 
@@ -137,6 +139,12 @@ class AllOf(_Several):
     def trips(self, counts: Counts) -> bool:
         """Whether all of them trip."""
         return all(strategy.trips(counts) for strategy in self.strategies)
+
+
+def check_trip(what: str, strategy: Any) -> None:
+    """Raise unless it is a strategy."""
+    proper = callable(getattr(strategy, "trips", None)) and not isinstance(strategy, type)
+    _check.that(proper, what, "a strategy with a method trips(counts)", strategy)
 
 
 def slower_than(strategy: object) -> float | None:

@@ -16,6 +16,7 @@ from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 _CALLS = 100
+_LASTS, _LEASE = 1.0, 0.6  # seconds of a probe, and of its lease
 _PATH = ("lease", "settle")  # what a probe's caller waits for
 
 
@@ -28,6 +29,7 @@ class Commands:
     refused: dict[str, float] = field(default_factory=dict)
     before_probe: Counter[str] = field(default_factory=Counter)
     after_probe: Counter[str] = field(default_factory=Counter)
+    while_probing: Counter[str] = field(default_factory=Counter)
 
     def bounds(self) -> list[Bound]:
         """Hold them against what was promised."""
@@ -37,6 +39,7 @@ class Commands:
             Bound("Redis commands on the caller's path, open", self.refused["commontrip"], 0),
             Bound("Redis commands before a probe", before, 1),
             Bound("Redis commands after a probe", after, 1),
+            Bound(f"renewals of a probe that takes {_LASTS:g} s", self.while_probing["lease"], _LASTS / (_LEASE / 3)),
         ]
 
 
@@ -65,7 +68,7 @@ async def _peer(server: Server, watch: Watch, name: str, found: Commands) -> Non
 
 async def _probe(server: Server, watch: Watch, found: Commands) -> None:
     cooldown = Cooldown(initial=0.1, jitter=0)
-    policy = Policy(trip=ConsecutiveFailures(1), recover=SuccessRatio(1, 1), cooldown=cooldown)
+    policy = Policy(trip=ConsecutiveFailures(1), recover=SuccessRatio(1, 1), cooldown=cooldown, probe_lease=_LEASE)
     async with Breakers(RedisStore.from_url(server.url, prefix="probe")) as breakers:
         breaker = breakers.get("probed", policy)
         try:
@@ -77,5 +80,8 @@ async def _probe(server: Server, watch: Watch, found: Commands) -> None:
         async with breaker:
             await answer()
             found.before_probe = watch.since(mark)
+            mark = watch.mark()
+            await asyncio.sleep(_LASTS)
+            found.while_probing = watch.since(mark)
             mark = watch.mark()
         found.after_probe = watch.since(mark)

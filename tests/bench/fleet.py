@@ -126,7 +126,7 @@ class Fleet:
     great: Measured
     trip: Tripped
     start_peak: int
-    """Commands in the worst second while all start at once."""
+    """Commands in the worst second, from the first one's start until each has counted the whole fleet."""
 
     def bounds(self) -> list[Bound]:
         """Hold it against what was promised."""
@@ -227,8 +227,9 @@ async def measure(server: Server) -> Fleet:
         with Watch(server) as watch:
             settings = [{"url": server.url, "count": part} for part in parts]
             fleet = await stack.enter_async_context(workers("fleet:replicas", settings))
+            await asyncio.sleep(_BEAT)
+            watch.mark()
             start_peak = _peak(watch.seen)
-        await asyncio.sleep(_BEAT)
         usual = await _watched(server, REPLICAS, real)
         trip = await _trips(server, fleet)
         _ghosts(server, GREAT - REPLICAS)
@@ -239,7 +240,9 @@ async def measure(server: Server) -> Fleet:
 
 
 def _affordable(server: Server) -> int:
-    granted = int(server.info("clients")["maxclients"]) - 100
+    said = server.cli("CONFIG", "GET", "maxclients")
+    assert isinstance(said, list)
+    granted = int(str(said[1])) - 100
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     mine = granted if hard == resource.RLIM_INFINITY else _PROCESSES * (hard - 100)
     return min(REPLICAS, granted // _CONNECTIONS, mine // _CONNECTIONS)

@@ -77,6 +77,7 @@ def _of_scaling(report: Report, scaling: Scaling) -> dict[str, str]:
         "most": f"{fleet.MOST:,}",
         "per_command": f"{scaling.cpu_per_command:.0f}",
         "per_subscriber": f"{scaling.per_subscriber:.2g}",
+        "tellable": f"{scaling.tellable:,.0f}",
         "learned": f"{trip.seen['learned'] / 3:,.0f}",
         "probing": f"{trip.probing_rate:,.0f}",
         "probing_cpu": f"{trip.cpu:.0%}",

@@ -14,6 +14,7 @@ from tests.bench.scaling import Scaling
 from tests.bench.scripts import Scripts
 from tests.bench.server import quantile
 from tests.bench.table import Table
+from tests.bench.trip import REPLICAS as PROCESSES
 from tests.bench.trip import Trips
 
 
@@ -109,11 +110,11 @@ class Report:
             return []
         last, lags = self.trip.last_call, self.trip.lags
         return [
-            ("50 processes: last call after the commit, p50", 1000 * quantile(last, 0.5), "ms"),
-            ("50 processes: last call after the commit, p99", 1000 * quantile(last, 0.99), "ms"),
-            ("50 processes: commit to applied, p50", 1000 * quantile(lags, 0.5), "ms"),
-            ("50 processes: commit to applied, p99", 1000 * quantile(lags, 0.99), "ms"),
-            ("50 processes: calls that the dependency has seen", self.trip.calls, ""),
+            (f"{PROCESSES} processes: last call after the commit, p50", 1000 * quantile(last, 0.5), "ms"),
+            (f"{PROCESSES} processes: last call after the commit, p99", 1000 * quantile(last, 0.99), "ms"),
+            (f"{PROCESSES} processes: commit to applied, p50", 1000 * quantile(lags, 0.5), "ms"),
+            (f"{PROCESSES} processes: commit to applied, p99", 1000 * quantile(lags, 0.99), "ms"),
+            (f"{PROCESSES} processes: calls that the dependency has seen", self.trip.calls, ""),
         ]
 
     def _of_memory(self) -> list[tuple[str, float, str]]:

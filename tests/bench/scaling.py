@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tests.bench.bounds import Bound
 from tests.bench.fleet import Fleet, Measured
 from tests.bench.scripts import RECORD, REPLICAS, Scripts
+from tests.bench.server import SLOW
 from tests.bench.table import Table
 
 RATE = 5_000.0
@@ -24,10 +25,10 @@ def interval(command: str, replicas: int) -> float:
 def rates(replicas: int) -> dict[str, float]:
     """Return the fleet's commands a second under steady load.
 
-    A replica looks only at what it has not heard of for 0.8 s, and the answer to a batch is news.
+    A replica looks only at what it has not heard of for a tenth of a second, and the answer to a batch is news.
     """
     found = {command: replicas / interval(command, replicas) for command in _PACES}
-    found["MGET"] *= 1 - min(1.0, _PACES["MGET"][0] / interval("record", replicas))
+    found["MGET"] *= 1 - _PACES["record"][0] / interval("record", replicas)
     return found
 
 
@@ -62,6 +63,12 @@ class Scaling:
         """Microseconds by which one more subscriber lengthens a transition."""
         alone = self.scripts.timed["transition, won"].median
         return max(0.0, min(self.fleet.trip.commits) - alone) / self.fleet.usual.real
+
+    @property
+    def tellable(self) -> float:
+        """How many replicas a transition can tell within the time that a command may take."""
+        alone = self.scripts.timed["transition, won"].median
+        return (SLOW - alone) / self.per_subscriber if self.per_subscriber else float("inf")
 
     def busy(self, replicas: int) -> float:
         """Return the share of a core that the scripts alone take."""

@@ -115,7 +115,7 @@ class Caller:
         left = 0.0
         while left >= 0:
             await asyncio.sleep(left + 0.002)
-            left = moment - (await self.read()).now
+            left = moment + 0.001 - (await self.read()).now  # beyond all doubt: a float is no exact ms
 
 
 def epoch(view: View) -> str:

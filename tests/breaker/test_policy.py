@@ -95,7 +95,6 @@ _WRONG: list[tuple[Callable[..., object], str, str, list[Any]]] = [
     (Policy, "Policy.classify", "a Classify", [(KeyError,), None, Classify]),
     (Policy, "Policy.trip", "trips", [None, 5, "FailureRate", ConsecutiveFailures]),
     (Policy, "Policy.recover", "verdict", [None, 5, "SuccessRatio"]),
-    (Policy, "Policy.recover", "probes", [NoProbes()]),
     (Classify, "Classify.failures", "tuple of Exception", [[KeyError], KeyError, ("x",), (BaseException,), None]),
     (Classify, "Classify.ignored", "tuple of Exception", [[KeyError], (KeyboardInterrupt,), (KeyError(),), None]),
     (Classify, "Classify.slow", "tuple of Exception", [{TimeoutError}, (int,), None]),
@@ -130,6 +129,7 @@ def test_wrong_arguments(make: Callable[..., object], name: str, bounds: str, wr
         (Judge(says="CLOSE"), r"Policy.recover must"),
         (Judge(says=State.HALF_OPEN), r"Policy.recover must"),
         (Undecided(), r"Policy.recover must"),
+        (NoProbes(), r"Policy.recover.* must .*"),
     ],
 )
 def test_a_recovery_that_never_decides_is_refused(recover: Any, says: str) -> None:

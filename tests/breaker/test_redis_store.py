@@ -278,9 +278,10 @@ async def test_who_runs_takes_its_lost_place_again(caller: Caller, keys: Keys) -
     await caller.seed()
     await caller.half_open("l1", seconds=0.1)
     keys.ask("DEL", "v1:probes")
-    renewed = await caller.lease("l1", seconds=20.0, renew=True)
+    renewed = await caller.lease("l1", seconds=0.1, renew=True)
     assert (renewed.status, renewed.in_flight) == ("granted", 1)
     assert (await caller.lease("l2", seconds=0.1)).status == "full"
+    await caller.lease("l1", seconds=20.0, renew=True)
     await caller.past(renewed.now + 0.1)
     assert [(await caller.lease(f"n{n}")).status for n in range(2)] == ["granted", "full"]
 

@@ -8,14 +8,14 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from commontrip import Breakers, Policy, Transition
+from commontrip import Policy, Transition
 from commontrip.redis import RedisStore
 from tests.support.dependency import Dependency
 from tests.support.waiting import eventually
@@ -219,12 +219,29 @@ class Fleet:
         return Process(f"r{self._made}")
 
 
-@asynccontextmanager
-async def several(count: int, url: str, prefix: str, **settings: Any) -> AsyncIterator[list[Breakers]]:
-    """Make so many replicas in this process, each with a store of its own."""
-    async with AsyncExitStack() as stack:
-        made = [Breakers(RedisStore.from_url(url, prefix=prefix), **settings) for _ in range(count)]
-        yield [await stack.enter_async_context(one) for one in made]
+class Lag:
+    """`async with Lag() as lag`: how late (s) timers came at worst, here and so, more or less, in all processes.
+
+    What the machine does not run for a while cannot keep a time; bounds on time allow for that much, and no more.
+    """
+
+    def __init__(self) -> None:
+        """Measure nothing yet."""
+        self.worst = 0.0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._measure())
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._task.cancel()
+
+    async def _measure(self) -> None:
+        step = 0.002
+        while True:
+            at = time.monotonic()
+            await asyncio.sleep(step)
+            self.worst = max(self.worst, time.monotonic() - at - step)
 
 
 async def history(url: str, prefix: str, breaker: str) -> list[Transition]:

@@ -78,6 +78,8 @@ class UnreliableStore:
         """Every answer that the store behind gave, by operation, also those that were lost."""
         self.cut = False
         """Nothing passes, in either direction."""
+        self.refusing = False
+        """Nothing passes, and whoever asks is told so at once."""
         self.deaf = False
         """No message of the channel arrives, and nobody says so."""
         self._asked_at: dict[str, float] = {}
@@ -121,7 +123,16 @@ class UnreliableStore:
         self._faults.clear()
         if self.cut or self.deaf:
             self.cut = self.deaf = False
-            self._gap()
+            self.miss()
+
+    def miss(self) -> None:
+        """Tell the replica that messages were missed, as a new connection does."""
+        self._gap()
+
+    @property
+    def faulty(self) -> bool:
+        """Whether anything that was ordered has not happened yet."""
+        return self.cut or self.deaf or bool(self._faults)
 
     def say(self, name: str, record: str) -> None:
         """Let the replica hear a message as if it came from the channel."""
@@ -244,6 +255,8 @@ class UnreliableStore:
         return await asyncio.shield(self._spawn(self._cross(operation, fault, work)))
 
     async def _cross(self, operation: str, fault: _Fault, work: Callable[[], Awaitable[T]]) -> T:
+        if self.refusing:
+            raise StoreUnavailableError(operation, "refused by the test")
         await self._obstruct("request", operation, fault)
         if fault.refused:
             raise StoreUnavailableError(operation, "refused by the test")

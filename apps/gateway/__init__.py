@@ -1,0 +1,1 @@
+"""gateway: the one door, a streaming reverse proxy by a table of routes."""

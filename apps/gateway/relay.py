@@ -1,0 +1,104 @@
+"""The way back: an answer's head, then its body as it comes, until it ends or somebody leaves."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import httpx
+from starlette.types import Receive, Scope, Send
+
+from apps.gateway.headers import response_headers
+from apps.gateway.settings import Settings
+from apps.shared import connection
+from apps.shared.problems import Problem
+
+logger = logging.getLogger("apps.proxy")
+
+
+class Relay:
+    """Passes answers on. Event streams are counted apart from other requests, and end when the gateway drains."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._idle = settings.idle_seconds
+        self._most = settings.streams
+        self._streams: set[_Passage] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """End all event streams, in order: their clients come again, and elsewhere."""
+        self._draining = True
+        for passage in self._streams:
+            passage.stop("drained")
+
+    async def __call__(
+        self, response: httpx.Response, scope: Scope, receive: Receive, send: Send, give_back: Callable[[], None]
+    ) -> None:
+        """Pass one on; `give_back` is called early where it will last."""
+        passage = _Passage(response, self._idle)
+        try:
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                self._admit(passage)
+                give_back()
+            await passage.run(scope, receive, send)
+        finally:
+            self._streams.discard(passage)
+            await response.aclose()
+
+    def _admit(self, passage: "_Passage") -> None:
+        if self._draining or len(self._streams) >= self._most:
+            raise Problem(503, "no further event stream is passed on", {"retry-after": "5"})
+        self._streams.add(passage)
+
+
+class _Passage:
+    """One answer on its way."""
+
+    def __init__(self, response: httpx.Response, idle: float) -> None:
+        self._response = response
+        self._idle = idle
+        self._stopped = ""
+        self._time = asyncio.timeout(idle)
+
+    def stop(self, why: str) -> None:
+        """End it now."""
+        self._stopped = self._stopped or why
+        with contextlib.suppress(RuntimeError):  # it has just ended by itself
+            self._time.reschedule(asyncio.get_running_loop().time())
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send head and body. What ends before its time is broken off, so that nobody takes it for the whole."""
+        watch = asyncio.create_task(self._watch(receive))
+        try:
+            async with self._time:
+                await self._pass_on(send)
+        except TimeoutError:
+            if self._stopped == "drained":
+                await send({"type": "http.response.body", "body": b""})
+            elif not self._stopped:
+                self._break_off(scope, f"stood still for {self._idle:g} s")
+        except httpx.HTTPError as error:
+            self._break_off(scope, f"{type(error).__name__}: {error}")
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _pass_on(self, send: Send) -> None:
+        headers = response_headers(self._response.headers.raw)
+        await send({"type": "http.response.start", "status": self._response.status_code, "headers": headers})
+        clock = asyncio.get_running_loop().time
+        async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if not self._stopped:
+                self._time.reschedule(clock() + self._idle)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _watch(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.stop("gone")
+
+    def _break_off(self, scope: Scope, why: str) -> None:
+        logger.warning("an answer broke off: %s", why)
+        connection.abort(scope)

@@ -1,0 +1,79 @@
+"""What comes back from auth: checked beneath the breaker, so that an answer that is none counts as a failure."""
+
+import asyncio
+import json
+from typing import Any, cast
+
+import httpx
+
+from apps.profile.known import AuthInfo
+
+MOST_BYTES = 65_536
+
+
+class UnusableAnswerError(httpx.RemoteProtocolError):
+    """auth said 200 and sent no auth info; for the breaker above as bad as a broken connection."""
+
+
+class CheckedTransport(httpx.AsyncBaseTransport):
+    """Reads the whole answer within `seconds` and 64 KiB, and takes a 200 only for what it should be.
+
+    The auth info and the seconds for which it is valid are left in the response's extensions, `auth_info`.
+    Too slow in all is a `ReadTimeout`, as one that is too slow at once: a body that trickles is no answer.
+    """
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, seconds: float) -> None:
+        self._transport = transport
+        self._seconds = seconds
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Ask; the request's extension `user` says whose info is expected."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    body = await _read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"no whole answer within {self._seconds:g} s", request=request) from None
+        found = {"auth_info": _checked(response, body, request)} if response.status_code == httpx.codes.OK else {}
+        return httpx.Response(response.status_code, headers=response.headers, content=body, extensions=found)
+
+    async def aclose(self) -> None:
+        """Close the transport beneath."""
+        await self._transport.aclose()
+
+
+async def _read(response: httpx.Response) -> bytes:
+    body = bytearray()
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise UnusableAnswerError(f"auth's answer has more than {MOST_BYTES} bytes")
+    return bytes(body)
+
+
+def _checked(response: httpx.Response, body: bytes, request: httpx.Request) -> tuple[AuthInfo, float | None]:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnusableAnswerError(f"auth's answer is {kind!r}, not JSON")
+    try:
+        return _parse(json.loads(body), request.extensions["user"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UnusableAnswerError(f"auth's answer cannot be used: {type(error).__name__}") from None
+
+
+def _parse(answer: Any, user: str) -> tuple[AuthInfo, float | None]:
+    """Take roles and validity, and nothing else; raise for another user's, and for what is malformed."""
+    roles, until, valid_for = answer["roles"], answer.get("valid_until"), answer.get("valid_for_seconds")
+    proper = (
+        answer["user_id"] == user
+        and isinstance(roles, list)
+        and all(isinstance(role, str) for role in roles)
+        and isinstance(until, str | None)
+        and (valid_for is None or (isinstance(valid_for, int | float) and valid_for >= 0))
+    )
+    if not proper:
+        raise ValueError(answer)
+    return AuthInfo(tuple(roles), until), valid_for

@@ -1,0 +1,132 @@
+"""The profile service: its own data joined with what auth says, and the breaker's routes."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from math import ceil
+from time import monotonic
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from apps.profile import people
+from apps.profile.client import AuthClient, AuthUnavailableError
+from apps.profile.clock import StoreClock
+from apps.profile.known import AuthInfo
+from apps.profile.memory import Memory
+from apps.profile.settings import Fallback, Settings
+from apps.profile.shelf import Shelf
+from apps.shared.health import Health
+from apps.shared.metrics import Metrics
+from apps.shared.problems import Problem
+from apps.shared.redis import connect
+from apps.shared.service import assemble
+from apps.shared.users import user_id
+from commontrip import Breakers
+from commontrip.opentelemetry import Telemetry
+from commontrip.redis import RedisStore
+from commontrip.starlette import BreakerRoutes
+
+BREAKER = "auth"
+_MOST_BODY = 65_536
+
+
+def create_app(settings: Settings) -> Starlette:
+    """Make the service; raises `SettingsError` if the profiles cannot be read."""
+    health, metrics = Health(), Metrics("profile")
+    telemetry = Telemetry(resource=metrics.resource, meter_provider=metrics.provider)
+    board = BreakerRoutes(
+        token=settings.override_token.get_secret_value() or None,
+        get_breakers=lambda request: request.app.state.breakers,
+    )
+    health.on_drain(board.close)
+    breakers = Breakers(
+        RedisStore.from_url(settings.redis_address, prefix=settings.redis_prefix, ttl=settings.breaker_ttl_seconds),
+        listeners=[telemetry, board],
+        store_budget=settings.breaker_store_budget_seconds,
+        replica=settings.replica,
+    )
+    profiles = Profiles(people.load(settings.people_path or people.SAMPLE), settings.fallback)
+
+    @asynccontextmanager
+    async def resources() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(telemetry)
+            await stack.enter_async_context(breakers)
+            telemetry.watch(breakers)
+            breaker = breakers.get(BREAKER, settings.policy)
+            if settings.fallback is Fallback.STALE:
+                profiles.memory = await stack.enter_async_context(_memory(settings))
+            client = AuthClient(settings, breaker if settings.breaker_enabled else None, breakers.replica)
+            stack.push_async_callback(client.aclose)
+            profiles.client = client
+            yield
+
+    routes = [Route("/profile/{user_id}", profiles.show), *board.routes]
+    app = assemble(settings, health, metrics, routes, resources=resources, body_limit=_MOST_BODY)
+    app.state.breakers = breakers
+    return app
+
+
+def _memory(settings: Settings) -> Memory:
+    clock, age = StoreClock(monotonic), settings.fallback_age_seconds
+    shelf = Shelf(connect(settings), settings.redis_prefix, age, clock)
+    budget = settings.breaker_store_budget_seconds
+    return Memory(shelf, clock, most_age=age, budget=budget, users=settings.fallback_users)
+
+
+class Profiles:
+    """`GET /profile/{user_id}`; every answer says where its auth info came from."""
+
+    client: AuthClient
+
+    def __init__(self, known: dict[str, dict[str, Any]], fallback: Fallback) -> None:
+        self._known = known
+        self._fallback = fallback
+        self.memory: Memory | None = None
+
+    async def show(self, request: Request) -> Response:
+        """Join the profile with the auth info."""
+        user = user_id(request)
+        if user not in self._known:
+            raise Problem(404, "there is no such profile")
+        auth = await self._auth(user)
+        return JSONResponse({"user_id": user, "profile": self._known[user], "auth": auth})
+
+    async def _auth(self, user: str) -> dict[str, Any]:
+        question = self.memory.ask() if self.memory else None
+        try:
+            answer = await self.client.ask(user)
+        except AuthUnavailableError as error:
+            return await self._without(user, error)
+        if answer is None:
+            if self.memory and question:
+                await self.memory.refuse(user, question)
+            return _said("live", None, 0.0, refused=True)
+        if self.memory and question:
+            self.memory.learn(user, question, *answer)
+        return _said("live", answer[0], 0.0)
+
+    async def _without(self, user: str, error: AuthUnavailableError) -> dict[str, Any]:
+        if self._fallback is Fallback.FAIL:
+            wait = str(max(1, ceil(error.retry_after)))
+            raise Problem(503, f"auth cannot be asked: {error.reason}", {"retry-after": wait})
+        remembered = await self.memory.recall(user) if self.memory else None
+        if remembered:
+            return _said("stale", *remembered, reason=error.reason)
+        return _said("unknown", None, None, reason=error.reason)
+
+
+def _said(
+    source: str, info: AuthInfo | None, age: float | None, *, refused: bool = False, reason: str | None = None
+) -> dict[str, Any]:
+    return {
+        "source": source,
+        "age_seconds": None if age is None else round(age, 3),
+        "roles": info.roles if info else (),
+        "valid_until": info.valid_until if info else None,
+        "refused": refused,
+        "reason": reason,
+    }

@@ -1,0 +1,100 @@
+"""Asking auth: one question, and the words for what can come of it."""
+
+import logging
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from math import inf
+from time import monotonic
+
+import httpx
+from opentelemetry import propagate
+
+from apps.profile.answers import CheckedTransport
+from apps.profile.known import AuthInfo
+from apps.profile.settings import Settings
+from apps.shared.logs import request_id
+from apps.shared.steady import SteadyTransport
+from commontrip import Breaker, CircuitOpenError
+from commontrip.httpx import BreakerTransport, retry_after
+
+logger = logging.getLogger("apps.auth_client")
+
+KEEP_ALIVE = 4.0  # seconds; shorter than the server's, so that we never write to a connection it is closing
+_IDLE = 32  # connections kept; httpcore looks at each of them at every request
+_REFUSED = (403, 404, 410)
+_QUIET = 60.0  # seconds between two log lines about the same
+
+
+class AuthUnavailableError(Exception):
+    """auth could not be asked, or gave no usable answer; `reason` is one word, `retry_after` seconds."""
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class AuthClient:
+    """Asks auth, through the breaker if there is one. Safe to share between tasks; close it."""
+
+    def __init__(self, settings: Settings, breaker: Breaker | None, replica: str) -> None:
+        connecting = settings.auth_connect_seconds
+        most = settings.auth_connections
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=_IDLE, keepalive_expiry=KEEP_ALIVE)
+        plain = SteadyTransport(httpx.AsyncHTTPTransport(limits=limits, trust_env=False), 2 * connecting)
+        checked = CheckedTransport(plain, settings.auth_timeout_seconds)
+        self._http = httpx.AsyncClient(
+            base_url=str(settings.auth_url),
+            transport=BreakerTransport(breaker, checked) if breaker else checked,
+            timeout=httpx.Timeout(settings.auth_timeout_seconds, connect=connecting, pool=connecting),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one user's would go out with another's
+            headers={"accept": "application/json", "accept-encoding": "identity", "user-agent": "commontrip-profile"},
+        )
+        token = settings.auth_token.get_secret_value()
+        self._login = {"authorization": f"Bearer {token}"} if token else {}
+        self._replica = replica
+        self._said: dict[str, float] = {}
+
+    async def ask(self, user: str) -> tuple[AuthInfo, float] | None:
+        """Return the user's auth info and the seconds for which it is valid, None if auth refuses the user.
+
+        Raises `AuthUnavailableError` for everything else.
+        """
+        headers = {**self._login, "x-replica": self._replica, "x-request-id": request_id.get()}
+        propagate.inject(headers)
+        try:
+            response = await self._http.get(f"users/{user}", headers=headers, extensions={"user": user})
+        except CircuitOpenError as error:
+            raise AuthUnavailableError("circuit_open", error.retry_after) from None
+        except httpx.PoolTimeout:
+            raise AuthUnavailableError("saturated") from None
+        except httpx.TimeoutException:
+            raise AuthUnavailableError("timeout") from None
+        except httpx.HTTPError as error:
+            self._say(logging.WARNING, f"auth failed: {type(error).__name__}: {error}")
+            raise AuthUnavailableError("failed") from None
+        return self._judge(response)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def _judge(self, response: httpx.Response) -> tuple[AuthInfo, float] | None:
+        status = response.status_code
+        if status == httpx.codes.OK:
+            info, valid_for = response.extensions["auth_info"]
+            return info, inf if valid_for is None else valid_for
+        if status in _REFUSED:
+            return None
+        if status == httpx.codes.UNAUTHORIZED:
+            self._say(logging.ERROR, "auth does not accept our credentials: check PROFILE_AUTH_TOKEN")
+            raise AuthUnavailableError("credentials")
+        self._say(logging.WARNING, f"auth answered {status}")
+        raise AuthUnavailableError("failed", retry_after(response))
+
+    def _say(self, level: int, text: str) -> None:
+        now = monotonic()
+        if now - self._said.get(text, -inf) >= _QUIET:
+            if len(self._said) > 100:  # noqa: PLR2004 - texts of a failing auth may differ without end
+                self._said.clear()
+            self._said[text] = now
+            logger.log(level, "%s", text)
