@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from math import inf
 from typing import Any, cast
 
 import httpx
 
-from apps.profile.known import AuthInfo
+from apps.profile.known import Roles
 
 MOST_BYTES = 65_536
 
@@ -18,7 +19,7 @@ class UnusableAnswerError(httpx.RemoteProtocolError):
 class CheckedTransport(httpx.AsyncBaseTransport):
     """Reads the whole answer within `seconds` and 64 KiB, and takes a 200 only for what it should be.
 
-    The auth info and the seconds for which it is valid are left in the response's extensions, `auth_info`.
+    The roles and the seconds for which they are valid are left in the response's extensions, as `said`.
     Too slow in all is a `ReadTimeout`, as one that is too slow at once: a body that trickles is no answer.
     """
 
@@ -37,7 +38,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
                     await response.aclose()
         except TimeoutError:
             raise httpx.ReadTimeout(f"no whole answer within {self._seconds:g} s", request=request) from None
-        found = {"auth_info": _checked(response, body, request)} if response.status_code == httpx.codes.OK else {}
+        found = {"said": _checked(response, body, request)} if response.status_code == httpx.codes.OK else {}
         return httpx.Response(response.status_code, headers=response.headers, content=body, extensions=found)
 
     async def aclose(self) -> None:
@@ -54,7 +55,7 @@ async def _read(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _checked(response: httpx.Response, body: bytes, request: httpx.Request) -> tuple[AuthInfo, float | None]:
+def _checked(response: httpx.Response, body: bytes, request: httpx.Request) -> tuple[Roles, float]:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise UnusableAnswerError(f"auth's answer is {kind!r}, not JSON")
@@ -64,16 +65,15 @@ def _checked(response: httpx.Response, body: bytes, request: httpx.Request) -> t
         raise UnusableAnswerError(f"auth's answer cannot be used: {type(error).__name__}") from None
 
 
-def _parse(answer: Any, user: str) -> tuple[AuthInfo, float | None]:
+def _parse(answer: Any, user: str) -> tuple[Roles, float]:
     """Take roles and validity, and nothing else; raise for another user's, and for what is malformed."""
-    roles, until, valid_for = answer["roles"], answer.get("valid_until"), answer.get("valid_for_seconds")
+    roles, valid_for = answer["roles"], answer.get("valid_for_seconds")
     proper = (
         answer["user_id"] == user
         and isinstance(roles, list)
         and all(isinstance(role, str) for role in roles)
-        and isinstance(until, str | None)
-        and (valid_for is None or (isinstance(valid_for, int | float) and valid_for >= 0))
+        and (valid_for is None or (isinstance(valid_for, int | float) and 0 <= valid_for < inf))
     )
     if not proper:
         raise ValueError(answer)
-    return AuthInfo(tuple(roles), until), valid_for
+    return tuple(roles), inf if valid_for is None else float(valid_for)

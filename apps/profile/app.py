@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import Any
 
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from apps.profile import people
 from apps.profile.client import AuthClient, AuthUnavailableError
 from apps.profile.clock import StoreClock
-from apps.profile.known import AuthInfo
+from apps.profile.known import Roles
 from apps.profile.memory import Memory
 from apps.profile.settings import Fallback, Settings
 from apps.profile.shelf import Shelf
@@ -104,10 +104,11 @@ class Profiles:
         if answer is None:
             if self.memory and question:
                 await self.memory.refuse(user, question)
-            return _said("live", None, 0.0, refused=True)
+            return _said("live", refused=True, age=0.0)
+        roles, valid_for = answer
         if self.memory and question:
-            self.memory.learn(user, question, *answer)
-        return _said("live", answer[0], 0.0)
+            self.memory.learn(user, question, roles, valid_for)
+        return _said("live", roles, age=0.0, valid_for=valid_for)
 
     async def _without(self, user: str, error: AuthUnavailableError) -> dict[str, Any]:
         if self._fallback is Fallback.FAIL:
@@ -115,18 +116,25 @@ class Profiles:
             raise Problem(503, f"auth cannot be asked: {error.reason}", {"retry-after": wait})
         remembered = await self.memory.recall(user) if self.memory else None
         if remembered:
-            return _said("stale", *remembered, reason=error.reason)
-        return _said("unknown", None, None, reason=error.reason)
+            roles, age, valid_for = remembered
+            return _said("stale", roles, age=age, valid_for=valid_for, reason=error.reason)
+        return _said("unknown", reason=error.reason)
 
 
 def _said(
-    source: str, info: AuthInfo | None, age: float | None, *, refused: bool = False, reason: str | None = None
+    source: str,
+    roles: Roles = (),
+    *,
+    age: float | None = None,
+    valid_for: float = inf,
+    refused: bool = False,
+    reason: str | None = None,
 ) -> dict[str, Any]:
     return {
         "source": source,
         "age_seconds": None if age is None else round(age, 3),
-        "roles": info.roles if info else (),
-        "valid_until": info.valid_until if info else None,
+        "roles": roles,
+        "valid_for_seconds": None if valid_for == inf else round(valid_for, 3),
         "refused": refused,
         "reason": reason,
     }

@@ -9,7 +9,7 @@ import httpx
 from opentelemetry import propagate
 
 from apps.profile.answers import CheckedTransport
-from apps.profile.known import AuthInfo
+from apps.profile.known import Roles
 from apps.profile.settings import Settings
 from apps.shared.logs import request_id
 from apps.shared.steady import SteadyTransport
@@ -54,8 +54,8 @@ class AuthClient:
         self._replica = replica
         self._said: dict[str, float] = {}
 
-    async def ask(self, user: str) -> tuple[AuthInfo, float] | None:
-        """Return the user's auth info and the seconds for which it is valid, None if auth refuses the user.
+    async def ask(self, user: str) -> tuple[Roles, float] | None:
+        """Return the user's roles and the seconds for which they are valid, None if auth refuses the user.
 
         Raises `AuthUnavailableError` for everything else.
         """
@@ -78,11 +78,11 @@ class AuthClient:
         """Close the connections."""
         await self._http.aclose()
 
-    def _judge(self, response: httpx.Response) -> tuple[AuthInfo, float] | None:
+    def _judge(self, response: httpx.Response) -> tuple[Roles, float] | None:
         status = response.status_code
         if status == httpx.codes.OK:
-            info, valid_for = response.extensions["auth_info"]
-            return info, inf if valid_for is None else valid_for
+            said: tuple[Roles, float] = response.extensions["said"]
+            return said
         if status in _REFUSED:
             return None
         if status == httpx.codes.UNAUTHORIZED:

@@ -1,64 +1,79 @@
-"""What auth gave for a user, and when; and which of two such answers holds. No I/O.
+"""What auth said of a user, and which of several answers may be the last. No I/O.
 
-When auth decided is not known, only that it was between the question and the answer. Of two answers, one is the
-later if it was asked for after the other had arrived. Of two that overlap nobody knows which auth gave last: if
-they differ, nothing may be said any more, until an answer that was asked for after both, for the older of them
-might say too much. A refusal (403, 404) is an answer that says: nothing. So a late answer that was asked for before
-a refusal had arrived never brings back what was refused, wherever and in whatever order the two are written down.
+When auth decided is not known, only that it was between the question and the answer. An answer is certainly older
+than another if that was asked for after this one had arrived; then it is forgotten. Those that are left overlap,
+and any of them may be what auth said last. If they agree, that is what holds; if they differ, nothing may be said,
+for the older of them might say too much. A refusal (403, 404) is an answer like the others, whose roles are None.
+
+So a late answer that was asked for before a refusal had arrived does not bring back what was refused, and roles that
+were taken away do not come back either, wherever and in whatever order the answers are written down: what auth said
+last is never certainly older than anything, hence never forgotten. `known.lua` does the same.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 
-LATEST_CLOCKS_DIFFER = 1.0
-"""Seconds by which an answer may lie in the future before it is taken for one by another clock (a failover)."""
+Roles = tuple[str, ...]
+"""All that is kept of what auth says; a session token least of all."""
+
+MOST_AT_ONCE = 8
+"""Answers that differ and overlap; of more than these nothing may be said, whatever they are."""
+OTHER_CLOCK = 1.0
+"""Seconds by which a question may lie in the future before it is taken for one by another clock (a failover)."""
 
 
 @dataclass(frozen=True, slots=True)
-class AuthInfo:
-    """What auth says of a user. Nothing else of its answer is kept anywhere, a session token least of all."""
+class Answer:
+    """An answer, or several that agree and overlap. Times are seconds by one clock, which the holder knows."""
 
-    roles: tuple[str, ...]
-    valid_until: str | None = None
-    """For people to read; what counts is `Known.expires`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """An answer: its times are seconds by one clock, which the holder knows."""
-
-    info: AuthInfo | None
-    """None if nothing may be said: auth refused, or answers that overlap differ."""
+    roles: Roles | None
     asked: float
     """Not after the question was sent."""
     answered: float
-    """Not before the answer arrived."""
+    """Not before the answer had arrived."""
     expires: float = inf
     """When it is no longer valid, by what auth said."""
 
-    def age(self, now: float, most: float) -> float | None:
-        """Return the age in seconds if this may be served: something is known, it is younger than `most`, and valid."""
-        age = now - self.asked
-        usable = self.info is not None and -LATEST_CLOCKS_DIFFER < age < most and now < self.expires
-        return max(0.0, age) if usable else None
+
+Known = tuple[Answer, ...]
+"""The answers that may be the last; no two have the same roles."""
 
 
-def latest(one: Known, other: Known) -> Known:
-    """Return the later one, or what the two leave standing."""
-    if other.asked > one.answered:
-        return other
-    if one.asked > other.answered:
-        return one
-    return overlap(one, other)
+def add(known: Known, new: Answer) -> Known:
+    """Return which answers may be the last, with one more."""
+    if any(old.asked > new.answered for old in known):
+        return known
+    kept = [old for old in known if old.answered >= new.asked]
+    for twin in [old for old in kept if old.roles == new.roles]:
+        kept.remove(twin)
+        new = _both(twin, new, new.roles)
+    if len(kept) < MOST_AT_ONCE:
+        return (*kept, new)
+    for old in kept:
+        new = _both(old, new, None)
+    return (new,)
 
 
-def overlap(one: Known, other: Known) -> Known:
-    """Return what two answers leave standing of which neither is certainly the later."""
-    if one.info != other.info and (one.info is None or other.info is None):
-        return one if one.info is None else other
-    return Known(
-        one.info if one.info == other.info else None,
-        max(one.asked, other.asked),
-        max(one.answered, other.answered),
-        min(one.expires, other.expires),
-    )
+def merge(known: Known, others: Iterable[Answer]) -> Known:
+    """Return which answers may be the last of these and those."""
+    for other in others:
+        known = add(known, other)
+    return known
+
+
+def served(known: Known, now: float, most_age: float) -> tuple[Roles, float, float] | None:
+    """Return the roles, their age, and the seconds for which they are valid; None if nothing may be said.
+
+    Served is what is younger than `most_age`, valid, and the only answer that may be the last.
+    """
+    if len(known) != 1 or known[0].roles is None:
+        return None
+    [answer] = known
+    age, left = now - answer.asked, answer.expires - now
+    return (known[0].roles, max(0.0, age), left) if -OTHER_CLOCK < age < most_age and left > 0 else None
+
+
+def _both(one: Answer, other: Answer, roles: Roles | None) -> Answer:
+    asked, answered = max(one.asked, other.asked), max(one.answered, other.answered)
+    return Answer(roles, asked, answered, min(one.expires, other.expires))

@@ -1,4 +1,4 @@
-"""The fallback's memory: what auth last gave, in this process at once and in Redis for the fleet.
+"""The fallback's memory: what auth said last, in this process at once and in Redis for the fleet.
 
 A success costs no command: it is written down when it says something new, or when what is written has reached a
 quarter of the age at which it is no longer served, and then in a batch, off the request's path. Redis is read when
@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Self
 
 from apps.profile.clock import StoreClock
-from apps.profile.known import AuthInfo, Known, latest, overlap
+from apps.profile.known import Answer, Known, Roles, add, merge, served
 from apps.profile.shelf import Shelf
 from apps.shared.redis import AWAY
 
@@ -29,26 +29,26 @@ _LOOK = 10.0  # seconds after which its clock is looked at again
 _RENEW = 0.25  # of the age at which an answer is no longer served
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """When it was asked, by our clock and, not after that, by Redis's."""
-
-    here: float
-    there: float
-
-
 @dataclass(slots=True)
 class _Entry:
-    here: Known
-    """By this process's monotonic clock."""
-    there: Known
-    """The same by Redis's clock; from minus to plus infinity where that was not known."""
-    written: Known | None = None
-    """What stands in Redis, as far as this process knows (`there`)."""
+    here: Known = ()
+    """By this process's monotonic clock; of use without Redis."""
+    there: Known = ()
+    """The same by Redis's clock, and what Redis knew when it was last asked."""
+    written: Known = ()
+    """What stands in Redis, as far as this process knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to auth: when it was asked, by our clock, and by Redis's as it was known then."""
+
+    asked: float
+    there: float | None
 
 
 class Memory:
-    """What auth last gave for each user. One per process, used as `async with`; it needs no Redis to begin."""
+    """What auth said last of each user. One per process, used as `async with`; it needs no Redis to begin."""
 
     def __init__(self, shelf: Shelf, clock: StoreClock, *, most_age: float, budget: float, users: int) -> None:
         """Serve what is younger than `most_age` s; let Redis delay a request by `budget` s; keep so many `users`."""
@@ -86,75 +86,86 @@ class Memory:
         if self._clock.silence > _LOOK:
             self._wake.set()
         now = self._clock.local()
-        return Question(now, self._clock.earliest(now))
+        return Question(now, self._clock.earliest(now) if self._clock.known else None)
 
-    def learn(self, user: str, question: Question, info: AuthInfo, valid_for: float = inf) -> None:
+    def learn(self, user: str, question: Question, roles: Roles, valid_for: float = inf) -> None:
         """Note what auth gave, valid for so many seconds; no I/O."""
-        entry = self._add(user, question, info, valid_for)
-        written, new = entry.written, entry.there
-        if not written or written.info != new.info or new.asked - written.asked > _RENEW * self._most_age:
+        entry = self._note(user, question, roles, valid_for)
+        if not self._stands(entry):
             self._unwritten[user] = None
             self._wake.set()
 
     async def refuse(self, user: str, question: Question) -> None:
         """Note that auth refused: it is forgotten here at once and for the fleet within the budget, or later."""
-        entry = self._add(user, question, None, inf)
+        self._note(user, question, None, inf)
         self._unwritten[user] = None
+        if self._away:
+            return  # whoever writes tries again before long
         try:
             async with asyncio.timeout(self._budget):
-                await self._write_one(user, entry)
+                await self._write_one(user)
         except AWAY:
             self._wake.set()
 
-    async def recall(self, user: str) -> tuple[AuthInfo, float] | None:
-        """Return what may be served and its age in seconds, None if nothing may; waits at most the budget."""
-        entry, found = self._entries.get(user), await self._read(user)
-        if found and found[0]:
-            there, now = latest(found[0], entry.there) if entry else found[0], found[1]
-            self._adopt(user, there, now)
-            age = there.age(now, self._most_age)
-            return (there.info, age) if there.info and age is not None else None
-        age = entry.here.age(self._clock.local(), self._most_age) if entry else None
-        return (entry.here.info, age) if entry and entry.here.info and age is not None else None
+    async def recall(self, user: str) -> tuple[Roles, float, float] | None:
+        """Return roles, their age and the seconds for which they are valid; None if nothing may be said.
 
-    def _add(self, user: str, question: Question, info: AuthInfo | None, valid_for: float) -> _Entry:
-        now = self._clock.local()
-        here = Known(info, question.here, now, question.here + valid_for)
-        expires = inf if question.there == -inf else question.there + valid_for
-        there = Known(info, question.there, self._clock.last(now), expires)
+        Waits for Redis at most as long as the budget says.
+        """
+        found = await self._read(user)
         entry = self._entries.get(user)
-        if entry is None:
-            return self._keep(user, _Entry(here, there))
-        before, entry.here = entry.here, latest(entry.here, here)
-        if entry.here is here:
-            entry.there = there
-        elif entry.here is not before:
-            entry.there = overlap(entry.there, there)
-        return self._keep(user, entry)
+        if found is None:
+            return served(entry.here, self._clock.local(), self._most_age) if entry else None
+        if found[0] or entry:
+            entry = self._hear(user, found[0])
+        return served(entry.there, found[1], self._most_age) if entry else None
 
-    def _keep(self, user: str, entry: _Entry) -> _Entry:
-        self._entries[user] = entry
+    def _note(self, user: str, question: Question, roles: Roles | None, valid_for: float) -> _Entry:
+        here = Answer(roles, question.asked, self._clock.local(), question.asked + valid_for)
+        entry = self._entry(user)
+        if self._clock.known:
+            there = self._clock.there(here)
+            # Two dates if the clock has changed since; the earlier one cannot be too late.
+            asked = there.asked if question.there is None else min(there.asked, question.there)
+            entry.there = add(entry.there, replace(there, asked=asked))
+        entry.here = add(entry.here, here)
+        return entry
+
+    def _hear(self, user: str, known: Known) -> _Entry:
+        """Take note of what stands in Redis, also for when it is away."""
+        entry = self._entry(user)
+        entry.written = known
+        entry.there = merge(entry.there, known)
+        entry.here = merge(entry.here, map(self._clock.here, known))
+        return entry
+
+    def _entry(self, user: str) -> _Entry:
+        """Return the user's entry, dated by Redis's clock if that is known."""
+        entry = self._entries.setdefault(user, _Entry())
         self._entries.move_to_end(user)
         if len(self._entries) > self._users:
             self._unwritten.pop(self._entries.popitem(last=False)[0], None)
+        if not entry.there and self._clock.known:
+            entry.there = tuple(map(self._clock.there, entry.here))
         return entry
 
-    def _adopt(self, user: str, there: Known, now: float) -> None:
-        """Remember what the fleet knows, for when Redis is away."""
-        entry, here_now = self._entries.get(user), self._clock.local()
-        if entry is None or entry.here.info != there.info:
-            shift = here_now - now
-            here = Known(there.info, there.asked + shift, here_now, there.expires + shift)
-            self._keep(user, _Entry(here, there))
+    def _stands(self, entry: _Entry) -> bool:
+        """Whether Redis has it, and has it young enough."""
+        there, written = ({one.roles: one.asked for one in known} for known in (entry.there, entry.written))
+        return (
+            bool(written)
+            and there.keys() == written.keys()
+            and all(there[roles] - written[roles] <= _RENEW * self._most_age for roles in there)
+        )
 
-    async def _read(self, user: str) -> tuple[Known | None, float] | None:
+    async def _read(self, user: str) -> tuple[Known, float] | None:
         """Read from Redis, None if it is away; while it was last seen away, one request at a time tries."""
         if self._away and self._trying:
             return None
         self._trying = True
         try:
             async with asyncio.timeout(self._budget):
-                found = await self._shelf.recall(user)
+                found = await self._shelf.exchange(user)
         except AWAY as error:
             self._gone(error)
             return None
@@ -170,12 +181,13 @@ class Memory:
             self._wake.clear()
             try:
                 async with asyncio.timeout(_PATIENCE):
-                    if self._clock.silence == inf:
+                    if not self._clock.known:
                         await self._shelf.warm()
                     if self._clock.silence > _LOOK:
                         await self._shelf.look_at_clock()
                 await asyncio.sleep(_BATCH)
                 await self._write_all()
+                self._back()
             except AWAY as error:
                 self._gone(error)
                 await asyncio.sleep(_PAUSE)
@@ -183,27 +195,21 @@ class Memory:
 
     async def _write_all(self) -> None:
         while users := list(self._unwritten)[:_AT_ONCE]:
-            await asyncio.gather(*(self._write_one(user, self._entries[user]) for user in users))
+            await asyncio.gather(*map(self._write_one, users))
 
-    async def _write_one(self, user: str, entry: _Entry) -> None:
-        """Write what is known of a user, and see whether it stands there too."""
-        there = entry.there
+    async def _write_one(self, user: str) -> None:
+        """Write down what is known of a user, and hear what stands there."""
         self._unwritten.pop(user, None)
-        if there.info and there.asked == -inf:
-            return  # without Redis's time it cannot be ordered; the next answer can
         try:
             async with asyncio.timeout(_PATIENCE):
-                stands = await self._shelf.remember(user, there)
+                if not self._clock.known:
+                    await self._shelf.look_at_clock()
+                known, _ = await self._shelf.exchange(user, self._entry(user).there)
         except BaseException:
             if user in self._entries:
                 self._unwritten[user] = None
             raise
-        self._back()
-        entry.written = there if stands else None
-        if not stands:
-            now = self._clock.local()
-            entry.here = overlap(entry.here, Known(None, -inf, now))
-            entry.there = overlap(entry.there, Known(None, -inf, self._clock.last(now)))
+        self._hear(user, known)
 
     def _gone(self, error: BaseException) -> None:
         if not self._away:

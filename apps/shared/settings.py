@@ -6,7 +6,7 @@ A field's variable is its alias, or the service's prefix and its name. Nothing e
 import difflib
 import os
 from typing import Annotated, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -108,13 +108,11 @@ class RedisSettings(BaseSettings):
     @property
     def redis_address(self) -> str:
         """The URL with user name and password in it."""
-        parts = urlsplit(self.redis_url.get_secret_value())
-        password = self.redis_password.get_secret_value()
-        if "@" in parts.netloc or not (password or self.redis_username):
-            return urlunsplit(parts)
+        url, password = self.redis_url.get_secret_value(), self.redis_password.get_secret_value()
+        if "@" in urlsplit(url).netloc or not (password or self.redis_username):
+            return url
         login = f"{quote(self.redis_username, safe='')}:{quote(password, safe='')}"
-        # Not urlunsplit: it would make unix://user@/path of unix:///path, but drop the slashes of an empty host.
-        return self.redis_url.get_secret_value().replace("://", f"://{login}@", 1)
+        return url.replace("://", f"://{login}@", 1)
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from commontrip import _check
-from commontrip._calls import Call, Probe
+from commontrip._calls import Call
 from commontrip._circuit import Circuit
 from commontrip._counts import Counts, Tally
 from commontrip._errors import CircuitOpenError, StoreUnavailableError
@@ -273,7 +273,7 @@ class Breaker:
         if order is not None:
             _check.that(order in tuple(Override), "order", f"None or one of {', '.join(Override)}", order)
             order = Override(order)
-            _check.number("seconds", seconds, 1, LONGEST_ORDER)
+        seconds = _check.number("seconds", seconds, 1, LONGEST_ORDER) if order else 0.0
         circuit, known, minted = self._circuit, self._circuit.knowledge, token()
         held = known.here if known.local is None else known.shared
         while True:
@@ -291,7 +291,7 @@ class Breaker:
                 cooldown=seconds if to == State.OPEN else 0.0,
                 floor=0,
                 override=order,
-                override_for=seconds if order else 0.0,
+                override_for=seconds,
                 note=f"{author}: {reason}",
             )
             view = await circuit.replica.order(circuit, change)
@@ -319,5 +319,5 @@ def _leave(circuit: Circuit) -> "Tally | Call | None":
 
 async def _settled(call: Call, error: BaseException | None) -> None:
     """Wait for a probe's settlement, unless the caller is leaving."""
-    if isinstance(call, Probe) and (error is None or isinstance(error, Exception)):
+    if call.probe and (error is None or isinstance(error, Exception)):
         await call.settled()

@@ -111,6 +111,10 @@ class Breakers:
             self._kept.popitem(last=False)
         return breaker
 
+    def find(self, name: str) -> Breaker | None:
+        """Return the breaker of that name if this process has it; no I/O."""
+        return self._alive.get(name)
+
     def __iter__(self) -> Iterator[Breaker]:
         """Iterate over the breakers of this process, by name; from any thread."""
         return iter(sorted(self._all(), key=lambda breaker: breaker.name))

@@ -67,6 +67,9 @@ class Call:
             tally.succeed()
         self.circuit.ended(outcome, tally, error)
 
+    async def settled(self) -> None:
+        """Wait, within the store budget, until the store knows what a probe did."""
+
     def hangs(self) -> None:
         """Count it as slow although it has not ended."""
         if self.tally is not None:
@@ -158,7 +161,7 @@ class Probe(Call):
         self._settling = self.circuit.replica.errand(self._settle(kind, error, retry_after))
 
     async def settled(self) -> None:
-        """Wait, within the store budget, until the store has answered."""
+        """See `Call.settled`."""
         if self._settling:
             await asyncio.wait({self._settling}, timeout=self.circuit.replica.budget)
 

@@ -4,12 +4,13 @@ import math
 import re
 from typing import Any
 
+_LARGE = 1e18  # also not infinite, and not beyond what a float holds
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """Return `value` if it is a number in [low, high] (or above `low`), else raise."""
-    proper = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    proper = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGE
     if not proper or value < low or value > high or (above and value == low):
         least = f"above {low}" if above else f"at least {low}"
         most = "" if high == math.inf else f" and at most {high}"

@@ -90,7 +90,8 @@ class Circuit:
             if not self.knowledge.fresh:
                 await asyncio.wait({self.knowledge.reread()}, timeout=left)
             elif self.knowledge.newborn:
-                await asyncio.sleep(min(left, NEWBORN / 5))
+                await asyncio.sleep(NEWBORN / 5)
+                give_up = loop.time() + left  # it is the circuit that is not ready, not the store that is slow
             else:
                 epoch = self.knowledge.here
                 if probe := await self.places.take(left):
@@ -199,6 +200,8 @@ class Circuit:
         """Hear of the first outcome in a tally."""
         if tally is not self.ledger.tally:  # of another epoch, or nothing counts now
             self.ledger.discard(tally)
+            if tally is self.gate and self.knowledge.order is None:
+                self.arrange()
             return
         tally.armed = True
         self.touch()

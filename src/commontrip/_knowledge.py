@@ -1,6 +1,7 @@
 """What one replica knows of one circuit: it takes in what a store says, and tells a store what it has forgotten."""
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 from commontrip._errors import StoreUnavailableError
@@ -145,12 +146,14 @@ class Knowledge:
         self.here = found
         if self.local is None:
             self.shared = found
-        if found.state == State.OPEN:
-            self.open_until = clock + min(found.cooldown, max(0.0, found.until - now))
-        self.ordered_until = 0.0
-        if found.override:
-            self.ordered_until = clock + min(found.cooldown, max(0.0, found.override_until - now))
-        if here is None or here.epoch != found.epoch:
+        new = here is None or here.epoch != found.epoch
+        if new:
+            self.open_until = self.ordered_until = math.inf
+        # Of two answers about one epoch the later one may be the older: neither lengthens what the other said.
+        left = min(found.cooldown, max(0.0, max(found.until, found.override_until) - now))
+        self.open_until = min(self.open_until, clock + left) if found.state == State.OPEN else 0.0
+        self.ordered_until = min(self.ordered_until, clock + left) if found.override else 0.0
+        if new:
             self.newborn_until = clock
             if found.is_seed and self.local is None:
                 self.newborn_until = clock + min(NEWBORN, max(0.0, found.since + NEWBORN - now))

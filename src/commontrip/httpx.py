@@ -11,7 +11,7 @@ import httpx
 
 from commontrip._breaker import Breaker
 from commontrip._breakers import Breakers
-from commontrip._calls import Call, Probe
+from commontrip._calls import Call
 from commontrip._policy import Policy
 from commontrip._state import Outcome
 
@@ -138,7 +138,7 @@ async def _raised(call: Call, error: BaseException) -> None:
 
 
 async def _settled(call: Call) -> None:
-    if isinstance(call, Probe):
+    if call.probe:
         await call.settled()
 
 

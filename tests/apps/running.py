@@ -17,7 +17,10 @@ from apps.shared.settings import ServiceSettings
 async def served(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     """Start the app and give a client that calls it in process."""
     transport = httpx.ASGITransport(app=app, client=("192.0.2.7", 4711))
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://app") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://app") as client,
+    ):
         yield client
 
 

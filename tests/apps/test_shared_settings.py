@@ -19,7 +19,7 @@ def test_template_has_every_setting() -> None:
     assert env_template.FILE.read_text() == env_template.render(), "run python -m tests.apps.env_template"
 
 
-@pytest.mark.parametrize("kind", env_template.SERVICES.values())
+@pytest.mark.parametrize("kind", env_template.SERVICES.values(), ids=env_template.SERVICES)
 def test_template_is_what_holds_without_it(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever copies the template as it is changes nothing."""
     plain = load(kind)
@@ -37,7 +37,7 @@ def test_no_two_ports_collide() -> None:
     assert len({*replicas, *others}) == 10
 
 
-@pytest.mark.parametrize("kind", env_template.SERVICES.values())
+@pytest.mark.parametrize("kind", env_template.SERVICES.values(), ids=env_template.SERVICES)
 def test_duration_says_seconds(kind: Any) -> None:
     """A setting whose description begins with seconds ends in _SECONDS, and the reverse."""
     for name, variable in variables(kind).items():
@@ -73,7 +73,15 @@ def test_all_problems_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     "value",
-    ["profile=http://a", "/profile", "/profile=", "/profile=a:1", "/p=http://a;/p=http://b", "/p=http://a/x", "/p=ftp://a"],
+    [
+        "profile=http://a",
+        "/profile",
+        "/profile=",
+        "/profile=a:1",
+        "/p=http://a;/p=http://b",
+        "/p=http://a/x",
+        "/p=ftp://a",
+    ],
 )
 def test_wrong_routes_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A route that cannot be is a line that names GATEWAY_ROUTES."""
@@ -107,7 +115,7 @@ def test_unreadable_data_is_a_setting(tmp_path: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         people.load(tmp_path / "people.json")
     assert len(caught.value.problems) == 2
-    assert "people.json: ada: input should be a valid dictionary" in caught.value.problems[0]
+    assert "people.json: ada: input should be an object" in caught.value.problems[0]
 
 
 def test_secrets_are_hidden() -> None:
@@ -133,6 +141,7 @@ def test_settings_do_not_change() -> None:
         ("rediss://r", {"redis_username": "u", "redis_password": "p"}, "rediss://u:p@r"),
         ("redis+sentinel://a:1,b:2/s", {"redis_password": "p"}, "redis+sentinel://:p@a:1,b:2/s"),
         ("unix:///tmp/r.sock", {}, "unix:///tmp/r.sock"),
+        ("unix:///tmp/r.sock?db=1", {"redis_password": "p"}, "unix://:p@/tmp/r.sock?db=1"),
     ],
 )
 def test_login_is_put_into_the_address(url: str, given: dict[str, str], address: str) -> None:

@@ -67,6 +67,7 @@ async def test_t16_a_transition_is_made_once_in_the_fleet(server: Server, prefix
     assert trips >= 10
     assert makers == Counter(str(one.epoch) for one in made)
     assert all(after.previous == str(before.epoch) for before, after in itertools.pairwise(made))
+    assert all(after.state != before.state for before, after in itertools.pairwise(made))
     assert not told_twice
 
 
@@ -184,7 +185,11 @@ async def test_t26_an_order_reaches_all_and_survives_restarts_and_a_flush(
 
 
 async def test_t26_an_order_expires_by_itself(redis_url: str, prefix: str) -> None:
-    """FORCED_OPEN holds for the seconds it was given; then probes decide, in every replica."""
+    """An order holds for the seconds it was given: then probes decide where it was forced, and calls count again."""
+    await asyncio.gather(_forced(redis_url, f"{prefix}-forced"), _disabled(redis_url, f"{prefix}-disabled"))
+
+
+async def _forced(redis_url: str, prefix: str) -> None:
     join = joins(redis_url, prefix, policy(FailureCount(2)))
     async with join() as a, join() as b:
         await b.succeed()
@@ -195,6 +200,20 @@ async def test_t26_an_order_expires_by_itself(redis_url: str, prefix: str) -> No
         assert not b.breaker.snapshot.override
         await b.succeed()
         await a.sees(State.CLOSED)
+
+
+async def _disabled(redis_url: str, prefix: str) -> None:
+    join = joins(redis_url, prefix, policy(FailureCount(2)))
+    async with join() as a, join() as b:
+        await b.succeed()
+        await a.breaker.override(Override.DISABLED, **BY, seconds=1)
+        await eventually(lambda: b.breaker.snapshot.override is not None, "the order to arrive")
+        await b.fail(5)
+        await eventually(lambda: b.breaker.snapshot.override is None, "the order to expire")
+        await b.breakers.flush()
+        assert (await b.breaker.read()).counts.failures == 0
+        await b.fail(2)
+        await a.sees(State.OPEN)
 
 
 async def test_t26_a_state_set_by_hand_under_a_probe_is_obeyed(server: Server, prefix: str) -> None:

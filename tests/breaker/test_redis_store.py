@@ -761,6 +761,20 @@ async def test_one_call_is_one_command(connect: Connect, proxy: Proxy) -> None:
         assert proxy.counts.total() == round_trips, proxy.counts
 
 
+async def test_no_command_is_long(connect: Connect, proxy: Proxy) -> None:
+    """What asks for many breakers goes in several commands, each of which holds the server for a moment only."""
+    store = connect(proxy.url)
+    await store.start(lambda *_: None, lambda: None)
+    callers = [Caller(store, f"host-{n}") for n in range(45)]
+    proxy.forget()
+    await store.read([caller.ask(seed=True) for caller in callers])
+    await store.record([caller.batch("f", epoch="ab.0.cd") for caller in callers])
+    assert proxy.counts == {"EVALSHA": 6}
+    assert max(int(command.words[2]) for command in proxy.history) == 20 * 10
+    await store.look([f"host-{n}" for n in range(1001)])
+    assert proxy.counts["MGET"] == 3
+
+
 # -- a client made elsewhere
 
 

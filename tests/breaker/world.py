@@ -17,7 +17,6 @@ from commontrip import (
     ConsecutiveFailures,
     FailureCount,
     Outcome,
-    Override,
     Policy,
     State,
     Transition,
@@ -26,7 +25,7 @@ from commontrip._calls import Call
 from commontrip._transition import parse
 from commontrip.redis import RedisStore
 from tests.breaker.members import Member, policy
-from tests.support.unreliable_store import Clock
+from tests.support.unreliable_store import Clock, UnreliableStore
 
 SIZE = 3
 PROBES = 2
@@ -53,7 +52,7 @@ _MOVE = """
 local by = tonumber(ARGV[1])
 local function text(number) return string.format('%.0f', number) end
 local record = redis.call('GET', KEYS[1])
-if record then
+if record and string.find(record, '^%x+%.%d+%.%x+ ') then
   local fields = {}
   for word in string.gmatch(record, '%S+') do fields[#fields + 1] = word end
   for _, i in ipairs({3, 4, 8, 15}) do
@@ -61,16 +60,14 @@ if record then
   end
   redis.call('SET', KEYS[1], table.concat(fields, ' '), 'KEEPTTL')
 end
-local window = redis.call('GET', KEYS[2])
-if window then
-  local w = cmsgpack.unpack(window)
+local ok, w = pcall(cmsgpack.unpack, redis.call('GET', KEYS[2]) or '')
+if ok and type(w) == 'table' then
   for _, i in ipairs({3, 4, 7, 8}) do w[i] = w[i] + by end
   for i = 9, #w, 4 do w[i] = w[i] + by end
   redis.call('SET', KEYS[2], cmsgpack.pack(w), 'KEEPTTL')
 end
-local probes = redis.call('GET', KEYS[3])
-if probes then
-  local p = cmsgpack.unpack(probes)
+local sound, p = pcall(cmsgpack.unpack, redis.call('GET', KEYS[3]) or '')
+if sound and type(p) == 'table' then
   p[4] = p[4] + by
   for i = 6, #p, 2 do p[i] = p[i] + by end
   redis.call('SET', KEYS[3], cmsgpack.pack(p), 'KEEPTTL')
@@ -183,6 +180,12 @@ class World:
         for one in self.running:
             if member is None or one.member is member:
                 one.excused = True
+
+    def harm(self, member: Member) -> UnreliableStore:
+        """Return a replica's store, to be spoilt: nothing is expected of it for a while."""
+        self.excuse(member)
+        self.forget_verdicts(member)
+        return member.store
 
     # -- calls
 
@@ -365,7 +368,10 @@ class World:
             self.end(one, Outcome.SUCCESS)
         await asyncio.gather(*(member.breakers.flush() for member in self.members))
         after = [(await self.breaker(self.members[0], name).read()).counts.calls for name in POLICIES]
-        assert [b - a for a, b in zip(before, after, strict=True)] == [len(self.members)] * len(POLICIES)
+        counted = [b - a for a, b in zip(before, after, strict=True)]
+        assert counted == [len(self.members)] * len(POLICIES), (
+            f"of {len(self.members)} calls each {counted} are counted"
+        )
 
     @contextlib.asynccontextmanager
     async def _traffic(self) -> Any:
@@ -394,12 +400,15 @@ class World:
         raise AssertionError(f"waited 5 s for {what}: {wrong}")
 
     async def _agreed(self) -> str | None:
+        if waiting := [member.breakers.replica for member in self.members if member.store.recovering]:
+            return f"{waiting} wait for an answer"
         for name in POLICIES:
             state, record = await self.raw.mget(self.key(name, "state"), self.key(name, "v1:epoch"))
-            if not record:
-                return f"{name} has no record"
-            made = parse(record.decode())
-            if state.decode() != made.state:
+            try:
+                made = parse((record or b"").decode())
+            except ValueError as garbage:
+                return f"{name}: {garbage}"
+            if state != made.state.encode():
                 return f"{name}: state is {state!r}, the record {made}"
             for member in self.members:
                 seen = self.breaker(member, name).snapshot
@@ -412,6 +421,3 @@ class World:
             return wrong
         seen = {name: self.breaker(self.members[0], name).state for name in POLICIES}
         return None if set(seen.values()) == {State.CLOSED} else str(seen)
-
-
-ORDERS = (Override.FORCED_OPEN, Override.DISABLED, Override.OBSERVE, None)

@@ -83,6 +83,8 @@ class UnreliableStore:
         self.deaf = False
         """No message of the channel arrives, and nobody says so."""
         self._asked_at: dict[str, float] = {}
+        self._waiting: list[float] = []
+        self._mended_at = -math.inf
         self._store = store
         self._clock = clock or Clock()
         self._faults: deque[_Fault] = deque()
@@ -121,6 +123,7 @@ class UnreliableStore:
     def mend(self) -> None:
         """Let everything pass from here on; if messages were missed, the replica is told."""
         self._faults.clear()
+        self._mended_at = asyncio.get_running_loop().time()
         if self.cut or self.deaf:
             self.cut = self.deaf = False
             self.miss()
@@ -133,6 +136,11 @@ class UnreliableStore:
     def faulty(self) -> bool:
         """Whether anything that was ordered has not happened yet."""
         return self.cut or self.deaf or bool(self._faults)
+
+    @property
+    def recovering(self) -> bool:
+        """Whether the replica still waits for an answer to what it asked before `mend`."""
+        return any(asked_at <= self._mended_at for asked_at in self._waiting)
 
     def say(self, name: str, record: str) -> None:
         """Let the replica hear a message as if it came from the channel."""
@@ -247,12 +255,17 @@ class UnreliableStore:
     # -- the way there and back
 
     async def _pass(self, operation: str, request: Any, work: Callable[[], Awaitable[T]]) -> T:
+        now = asyncio.get_running_loop().time()
         self.asked.append((operation, request))
-        self._asked_at[operation] = asyncio.get_running_loop().time()
+        self._asked_at[operation] = now
         fault = self._fault(operation)
         if fault.hold:
             fault.hold.request = request
-        return await asyncio.shield(self._spawn(self._cross(operation, fault, work)))
+        self._waiting.append(now)
+        try:
+            return await asyncio.shield(self._spawn(self._cross(operation, fault, work)))
+        finally:
+            self._waiting.remove(now)
 
     async def _cross(self, operation: str, fault: _Fault, work: Callable[[], Awaitable[T]]) -> T:
         if self.refusing:

@@ -1,0 +1,339 @@
+"""The fallback's memory on a real Redis: what it costs, what it forgets, and what it does without Redis."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+from apps.profile.clock import StoreClock
+from apps.profile.known import Answer, Known, merge
+from apps.profile.memory import Memory
+from apps.profile.shelf import Shelf
+from apps.shared.redis import AWAY, connect
+from apps.shared.settings import RedisSettings
+
+ADMIN, READER = ("admin",), ("reader",)
+BUDGET = 0.05
+Memories = Callable[..., Awaitable[Memory]]
+
+
+class Local:
+    """A monotonic clock that runs, and can be moved ahead."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+def shelf_on(url: str, prefix: str, clock: StoreClock, life: float = 300) -> Shelf:
+    """A shelf with a client of its own."""
+    return Shelf(connect(RedisSettings(redis_url=url)), prefix, life, clock)
+
+
+@pytest.fixture
+async def shelf(redis_url: str, prefix: str) -> AsyncIterator[Shelf]:
+    """A shelf on the shared server."""
+    found = shelf_on(redis_url, prefix, StoreClock(time.monotonic))
+    yield found
+    await found.aclose()
+
+
+@pytest.fixture
+def replica(stack: AsyncExitStack, redis_url: str, prefix: str) -> Memories:
+    """Start memories of replicas; takes `url`, `local` and settings."""
+
+    async def start(url: str = redis_url, local: Callable[[], float] = time.monotonic, **settings: Any) -> Memory:
+        clock = StoreClock(local)
+        given = {"most_age": 300.0, "budget": BUDGET, "users": 1000, **settings}
+        memory = await stack.enter_async_context(Memory(shelf_on(url, prefix, clock), clock, **given))
+        if url == redis_url:
+            await eventually(lambda: clock.known, "the first look at Redis's clock")
+        return memory
+
+    return start
+
+
+async def roles(memory: Memory, user: str = "ada") -> object:
+    """What would be served now."""
+    found = await memory.recall(user)
+    return found[0] if found else None
+
+
+async def written(memory: Memory) -> None:
+    """Wait until all that is known stands in Redis."""
+    await eventually(lambda: all(map(memory._stands, memory._entries.values())), "the batch")
+
+
+async def test_script_does_what_the_rule_says(shelf: Shelf) -> None:
+    """The Lua script and the Python rule agree on every history, times in every order."""
+    rng, base = random.Random(5), time.time() - 1000
+    for case in range(60):
+        known: Known = ()
+        for _ in range(rng.randrange(1, 14)):
+            asked = base + rng.randrange(20)
+            answered, expires = asked + rng.randrange(9), asked + rng.choice([50, float("inf")])
+            chosen = rng.choice([None, ADMIN, READER, (str(rng.randrange(9)),)])
+            answer = Answer(chosen, round(asked, 3), round(answered, 3), round(expires, 3))
+            known = merge(known, [answer])
+            stands, _ = await shelf.exchange(f"u{case}", (answer,))
+            assert _rounded(stands) == _rounded(known)
+        assert _rounded((await shelf.exchange(f"u{case}"))[0]) == _rounded(known)
+
+
+def _rounded(known: Known) -> set[tuple[object, ...]]:
+    return {(one.roles, round(one.asked, 3), round(one.answered, 3), round(one.expires, 3)) for one in known}
+
+
+async def test_record_ends_by_itself(shelf: Shelf, server: Server, prefix: str) -> None:
+    """A record has a TTL, renewed when it is written and not when it is read."""
+    now = time.time()
+    await shelf.exchange("ada", (Answer(ADMIN, now - 1, now),))
+    key = f"{prefix}:profile:known:ada"
+    assert 299_000 < int(server.cli("PTTL", key)) <= 300_000  # type: ignore[arg-type]
+    server.cli("PEXPIRE", key, 5000)
+    await shelf.exchange("ada")
+    assert int(server.cli("PTTL", key)) <= 5000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        ("SET", "x"),
+        ("HSET", '["admin"]', "x y z"),
+        ("HSET", "garbage", "1 2 3"),
+        ("HSET", '{"a":1}', "1 2 3"),
+        ("RPUSH", "x"),
+    ],
+    ids=["string", "times", "roles", "object", "list"],
+)
+async def test_garbage_says_nothing_and_is_replaced(shelf: Shelf, server: Server, prefix: str, spoil: Any) -> None:
+    """What somebody else wrote into a record is no auth info, raises nothing, and goes with the next answer."""
+    command, *words = spoil
+    server.cli(command, f"{prefix}:profile:known:ada", *words)
+    known, now = await shelf.exchange("ada")
+    assert all(one.roles is None for one in known)
+    known, _ = await shelf.exchange("ada", (Answer(ADMIN, now, now + 1),))
+    assert [one.roles for one in known] == [ADMIN]
+
+
+async def test_other_clocks_time_lasts_one_answer(shelf: Shelf, server: Server, prefix: str) -> None:
+    """A refusal dated an hour ahead, by the clock of a Redis that failed over, does not hold for an hour."""
+    ahead = int((time.time() + 3600) * 1e6)
+    server.cli("HSET", f"{prefix}:profile:known:ada", "-", f"{ahead} {ahead} {2**53}")
+    known, now = await shelf.exchange("ada", (Answer(ADMIN, time.time(), time.time()),))
+    assert [one.roles for one in known] == [None]
+    known, _ = await shelf.exchange("ada", (Answer(ADMIN, now + 1e-3, now + 2),))
+    assert [one.roles for one in known] == [ADMIN]
+
+
+async def test_success_costs_no_command(proxy: Proxy, replica: Memories) -> None:
+    """A thousand successes for one user are one write, in a batch."""
+    memory = await replica(proxy.url)
+    await eventually(lambda: proxy.counts["TIME"] == 1, "the first look at Redis's clock")
+    for _ in range(1000):
+        memory.learn("ada", memory.ask(), ADMIN)
+    await written(memory)
+    for _ in range(1000):
+        memory.learn("ada", memory.ask(), ADMIN)
+    await asyncio.sleep(0.15)
+    assert (proxy.counts["EVALSHA"], proxy.counts["TIME"]) == (1, 1)
+
+
+async def test_what_is_new_or_old_is_written(proxy: Proxy, replica: Memories) -> None:
+    """Other roles are written at once, the same ones when what is written has reached a quarter of the age."""
+    local = Local()
+    memory = await replica(proxy.url, local)
+    await eventually(lambda: proxy.counts["TIME"] == 1, "the first look at Redis's clock")
+
+    async def writes(given: tuple[str, ...]) -> int:
+        before, local.ahead = proxy.counts["EVALSHA"], local.ahead + 1
+        memory.learn("ada", memory.ask(), given)
+        await written(memory)
+        return proxy.counts["EVALSHA"] - before
+
+    assert [await writes(ADMIN), await writes(ADMIN), await writes(READER)] == [1, 0, 1]
+    local.ahead = 70
+    assert await writes(READER) == 0
+    local.ahead = 80
+    assert await writes(READER) == 1
+
+
+async def test_fleet_remembers(replica: Memories) -> None:
+    """What one replica learned another serves, with its age, and for nobody else."""
+    one, other = await replica(), await replica()
+    one.learn("ada", one.ask(), ADMIN, valid_for=60)
+    await written(one)
+    found = await other.recall("ada")
+    assert found
+    assert found[0] == ADMIN
+    assert 0 <= found[1] < 2
+    assert 50 < found[2] <= 60
+    assert await roles(other, "grace") is None
+
+
+async def test_refusal_is_the_fleets_when_it_is_answered(replica: Memories) -> None:
+    """Once a refusal has been noted, no replica serves what was known before."""
+    one, other, third = await replica(), await replica(), await replica()
+    one.learn("ada", one.ask(), ADMIN)
+    third.learn("ada", third.ask(), ADMIN)
+    await written(one)
+    await written(third)
+    assert await roles(other) == ADMIN
+    await other.refuse("ada", other.ask())
+    assert [await roles(each) for each in (one, other, third)] == [None, None, None]
+
+
+async def test_late_answer_does_not_bring_back_what_was_refused(replica: Memories) -> None:
+    """An answer asked for before another replica's refusal, and arrived after it, is never served."""
+    one, other = await replica(), await replica()
+    late = one.ask()
+    await other.refuse("ada", other.ask())
+    one.learn("ada", late, ADMIN)
+    assert await roles(one) is None
+    await written(one)
+    assert [await roles(each) for each in (one, other)] == [None, None]
+    one.learn("ada", one.ask(), ADMIN)
+    await written(one)
+    assert [await roles(each) for each in (one, other)] == [ADMIN, ADMIN]
+
+
+async def test_late_answer_does_not_bring_back_what_was_refused_here(replica: Memories) -> None:
+    """The same within one replica, and with Redis or without."""
+    memory = await replica()
+    late = memory.ask()
+    await memory.refuse("ada", memory.ask())
+    memory.learn("ada", late, ADMIN)
+    assert await roles(memory) is None
+    memory._away = memory._trying = True
+    assert await roles(memory) is None
+
+
+async def test_roles_taken_away_do_not_come_back(replica: Memories) -> None:
+    """A late answer with more roles does not replace a later one with fewer, on whichever replica it arrives."""
+    one, other = await replica(), await replica()
+    late = one.ask()
+    other.learn("ada", other.ask(), READER)
+    await written(other)
+    one.learn("ada", late, ADMIN)
+    await written(one)
+    assert {await roles(one), await roles(other)} <= {None, READER}
+
+
+async def test_too_old_is_unknown(replica: Memories) -> None:
+    """What has reached the age of the setting, or the end of its validity, is not served."""
+    local = Local()
+    memory = await replica(local=local, most_age=30.0)
+    memory._away = memory._trying = True  # by this process's own clock
+    memory.learn("ada", memory.ask(), ADMIN)
+    memory.learn("grace", memory.ask(), READER, valid_for=10)
+    local.ahead = 9
+    assert (await roles(memory), await roles(memory, "grace")) == (ADMIN, READER)
+    local.ahead = 11
+    assert (await roles(memory), await roles(memory, "grace")) == (ADMIN, None)
+    local.ahead = 31
+    assert await roles(memory) is None
+
+
+async def test_users_are_bounded(replica: Memories) -> None:
+    """A process remembers so many users, the latest; Redis remembers the others."""
+    memory = await replica(users=3)
+    for i in range(10):
+        memory.learn(f"u{i}", memory.ask(), ADMIN)
+        await written(memory)
+    assert list(memory._entries) == ["u7", "u8", "u9"]
+    assert await roles(memory, "u0") == ADMIN
+
+
+async def test_frozen_redis_delays_by_the_budget(fresh_server: Callable[..., Server], replica: Memories) -> None:
+    """With Redis frozen a request waits for the budget at most, few do, and this process's memory serves."""
+    server = fresh_server()
+    memory = await replica(server.url)
+    memory.learn("ada", memory.ask(), ADMIN)
+    await eventually(lambda: server.cli("DBSIZE") == 1, "the batch")
+    server.freeze()
+    started = time.monotonic()
+    assert [await roles(memory), await roles(memory, "grace")] == [ADMIN, None]
+    assert time.monotonic() - started < 10 * BUDGET
+    waits = sorted([await _timed(memory.recall("ada")) for _ in range(1)])
+    together = await asyncio.gather(*(_timed(memory.recall("ada")) for _ in range(50)))
+    assert sum(wait > BUDGET / 2 for wait in together) <= 1, (waits, together)
+    server.thaw()
+    await eventually(lambda: not memory._trying, "the end of the question")
+
+
+async def _timed(call: Awaitable[object]) -> float:
+    started = time.monotonic()
+    await call
+    return time.monotonic() - started
+
+
+async def test_redis_absent_at_start(fresh_server: Callable[..., Server], replica: Memories) -> None:
+    """Without Redis a replica remembers for itself, refusals too; what it knows reaches Redis when that is there."""
+    server = fresh_server()
+    server.kill()
+    memory = await replica(server.url)
+    memory.learn("ada", memory.ask(), ADMIN)
+    memory.learn("eve", memory.ask(), ADMIN)
+    await memory.refuse("eve", memory.ask())
+    assert [await roles(memory), await roles(memory, "eve")] == [ADMIN, None]
+    server.start()
+    await written(memory)
+    other = await replica(server.url)
+    assert [await roles(other), await roles(other, "eve")] == [ADMIN, None]
+
+
+async def test_refusal_while_redis_is_away_is_written_later(proxy: Proxy, replica: Memories) -> None:
+    """A refusal that could not be written in time is written as soon as Redis is back, and holds here meanwhile."""
+    memory, other = await replica(proxy.url), await replica()
+    await eventually(lambda: proxy.counts["TIME"] == 1, "the first look at Redis's clock")
+    other.learn("ada", other.ask(), ADMIN)
+    await written(other)
+    proxy.freeze()
+    wait = await _timed(memory.refuse("ada", memory.ask()))
+    assert wait < 10 * BUDGET
+    assert await roles(memory) is None
+    proxy.thaw()
+    deadline = time.monotonic() + 5
+    while await roles(other) is not None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_lost_scripts_and_keys_are_no_loss(fresh_server: Callable[..., Server], replica: Memories) -> None:
+    """After a restart of Redis, empty and without scripts, this process's memory serves and is written again."""
+    server = fresh_server()
+    memory = await replica(server.url)
+    memory.learn("ada", memory.ask(), ADMIN)
+    await eventually(lambda: server.cli("DBSIZE") == 1, "the batch")
+    server.cli("FLUSHALL")
+    server.cli("SCRIPT", "FLUSH")
+    assert await roles(memory) == ADMIN
+    memory.learn("ada", memory.ask(), ADMIN)
+    await eventually(lambda: server.cli("DBSIZE") == 1, "the record to be written again")
+
+
+async def test_what_waits_is_written_at_the_end(redis_url: str, prefix: str, server: Server) -> None:
+    """A replica that ends writes down what it learned last."""
+    clock = StoreClock(time.monotonic)
+    async with Memory(shelf_on(redis_url, prefix, clock), clock, most_age=300, budget=BUDGET, users=9) as memory:
+        await eventually(lambda: clock.known, "the first look at Redis's clock")
+        memory.learn("ada", memory.ask(), ADMIN)
+    assert server.cli("HKEYS", f"{prefix}:profile:known:ada") == [json.dumps(ADMIN)]
+
+
+async def test_refusals_do_not_wait_for_redis_that_is_away(replica: Memories) -> None:
+    """While Redis is known to be away, a refusal costs no wait at all."""
+    memory = await replica("redis://127.0.0.1:1")
+    await eventually(lambda: memory._away, "Redis to be found away")
+    assert await _timed(memory.refuse("ada", memory.ask())) < BUDGET / 2
+    with pytest.raises(AWAY):
+        await memory._write_one("ada")
