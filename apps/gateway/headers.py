@@ -38,7 +38,7 @@ def response_headers(given: Headers) -> Headers:
 
 def has_body(headers: Headers) -> bool:
     """Whether a request says that it has one."""
-    return any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
 
 
 def _framing(given: Headers) -> Headers:

@@ -91,10 +91,12 @@ class Proxy:
                 address.refuse(self._settings.skip_seconds)
             except _BROKEN as error:
                 why = error
-                if repeated or scope["method"] not in _IDEMPOTENT or (body and body.started):
+                if repeated or scope["method"] not in _IDEMPOTENT:
                     break
                 repeated = True
                 candidates = candidates or deque([address])
+            if body and body.started:
+                break  # it can be sent once
         logger.warning("%s cannot be reached: %s", route.prefix, why and f"{type(why).__name__}: {why}")
         raise Problem(502, f"{route.prefix} cannot be reached")
 

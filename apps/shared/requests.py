@@ -64,8 +64,10 @@ class Requests:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             pass
+        except connection.BrokenOffError:
+            raise
         except asyncio.CancelledError:
-            with suppress(ConnectionAbortedError):
+            with suppress(connection.BrokenOffError):
                 connection.abort(scope)  # the server's time to finish is over
                 return
             raise

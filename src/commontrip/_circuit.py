@@ -232,9 +232,9 @@ class Circuit:
     async def read(self, *, seed: bool) -> View:
         """Read from the store that is used now; without `seed` only to look. Raises `StoreUnavailableError`."""
         while True:
-            answers, shared = self.ledger.answers, self.knowledge.shared
+            answers, self.knowledge.overtaken = self.ledger.answers, False
             view = await self.replica.read(self, seed=seed)
-            if shared is self.knowledge.shared or self.knowledge.local:
+            if not self.knowledge.overtaken or self.knowledge.local:
                 break  # else the answer may be older than what was heard meanwhile
         if seed or view.transition or self.knowledge.here:
             self.informed(view, stale=answers != self.ledger.answers)

@@ -32,6 +32,7 @@ class Knowledge:
         self.here: Transition | None = None  # what holds for this replica
         self.shared: Transition | None = None  # the last that the shared store said
         self.fresh = False  # the store has been asked, and nothing may have been missed since
+        self.overtaken = False  # something was heard since the last read was sent
         self.local: MemoryStore | None = None
         self.newborn = False
         self.newborn_until = 0.0
@@ -78,7 +79,10 @@ class Knowledge:
         elif found is None:
             self._nothing_there()
         elif shared and self._forgot(found, shared):
-            self._reassert(found, shared, Reason.REASSERTED)
+            if view.by_hand:  # whoever SET the state goes over what is remembered
+                self._obey(found, view.by_hand)
+            else:
+                self._reassert(found, shared, Reason.REASSERTED)
         elif shared and found.epoch.incarnation != shared.epoch.incarnation and not last_word:
             self.reread()
         else:
@@ -107,7 +111,10 @@ class Knowledge:
             self._circuit.report("mended", f"the channel carried garbage: {record[:100]!r}")
             return
         shared = self.shared
-        if shared is None or found.epoch == shared.epoch:
+        if shared and found.epoch == shared.epoch:
+            return
+        self.overtaken |= not found.is_seed
+        if shared is None:
             return
         newer = found.epoch.number - shared.epoch.number
         if self.local or found.epoch.incarnation != shared.epoch.incarnation or newer == 0:
@@ -148,6 +155,7 @@ class Knowledge:
             self.shared = found
         new = here is None or here.epoch != found.epoch
         if new:
+            self.overtaken = True
             self.open_until = self.ordered_until = math.inf
         # Of two answers about one epoch the later one may be the older: neither lengthens what the other said.
         left = min(found.cooldown, max(0.0, max(found.until, found.override_until) - now))
@@ -222,10 +230,24 @@ class Knowledge:
             **details,  # type: ignore[arg-type] # the callers below and beside pass Change's own fields
         )
 
+    @property
+    def _highest(self) -> int:
+        """The highest number that is remembered."""
+        return self.shared.epoch.number if self.shared else -1
+
     def _obey(self, found: Transition, wanted: State) -> None:
         cooldown = 0.0 if wanted == State.CLOSED else self._circuit.policy.cooldown.after(1)
-        opens = int(wanted != State.CLOSED)
-        self.propose(self.change(found, wanted, Reason.EXTERNAL, remaining=cooldown, cooldown=cooldown, opens=opens))
+        self.propose(
+            self.change(
+                found,
+                wanted,
+                Reason.EXTERNAL,
+                remaining=cooldown,
+                cooldown=cooldown,
+                opens=int(wanted != State.CLOSED),
+                floor=self._highest,
+            )
+        )
 
     def _reassert(self, found: Transition | None, held: Transition, reason: Reason) -> None:
         """Tell the store what it has forgotten; a false alarm loses the compare-and-set."""
@@ -249,7 +271,7 @@ class Knowledge:
                 calls=held.calls,
                 error=held.error,
                 cause=held.cause,
-                floor=shared.epoch.number if shared else -1,
+                floor=self._highest,
                 incarnation=shared.epoch.incarnation if shared else "",
                 previous=str(shared.epoch) if shared else "",
                 override=held.override if ordered_for else None,

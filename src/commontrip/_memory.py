@@ -34,35 +34,32 @@ class _Window:
     blocked_until: float = 0.0
     keep: float = 0.0
 
-    def age(self, now: float, span: float) -> Counts:
-        """Forget what is too old and return the rest."""
-        self.keep = max(self.keep, span)
-        self.buckets = [bucket for bucket in self.buckets if now - self.keep < bucket.start <= now]
-        if now - self.last > span:
-            self.run = 0
-        if now - self.peak_at > span:
-            self.peak = self.run
-        young = [bucket.run for bucket in self.buckets if bucket.start > now - span]
+    def look(self, now: float, span: float) -> Counts:
+        """Return what was counted in the last `span` seconds; runs end with a silent one."""
+        young = [bucket.run for bucket in self.buckets if now - span < bucket.start <= now]
+        run = self.run if 0 <= now - self.last <= span else 0
         return Counts(
-            calls=sum(run.calls for run in young),
-            failures=sum(run.failures for run in young),
-            slow=sum(run.slow for run in young),
-            streak=self.peak,
-            run=self.run,
+            calls=sum(part.calls for part in young),
+            failures=sum(part.failures for part in young),
+            slow=sum(part.slow for part in young),
+            streak=self.peak if 0 <= now - self.peak_at <= span else run,
+            run=run,
         )
 
     def count(self, now: float, span: float, run: Run) -> None:
         """Add a batch."""
-        counts = run.after(self.age(now, span))
+        self.keep = max(self.keep, span)
+        self.buckets = [bucket for bucket in self.buckets if now - self.keep < bucket.start <= now]
+        before = self.look(now, span)
+        after = run.after(before)
         if not self.buckets or self.buckets[-1].start <= now - span / _BUCKETS:
             self.buckets.append(_Bucket(now, Run()))
         bucket = self.buckets[-1]
         old = bucket.run
         bucket.run = Run(calls=old.calls + run.calls, failures=old.failures + run.failures, slow=old.slow + run.slow)
-        peak = max(self.run + run.first, run.longest)
-        if peak >= self.peak:
-            self.peak, self.peak_at = peak, now
-        self.run, self.last = counts.run, now
+        peak = max(before.run + run.first, run.longest)
+        self.peak, self.peak_at = (peak, now) if peak >= before.streak else (before.streak, self.peak_at)
+        self.run, self.last = after.run, now
         if run.retry_after:
             self.blocked_until = max(self.blocked_until, now + run.retry_after)
 
@@ -327,11 +324,12 @@ class MemoryStore:
         now = self._clock()
         if breaker is None:
             return View(status=status, transition=None, now=now)
+        self._prune(breaker)
         return View(
             status=status,
             transition=breaker.transition,
             now=now,
-            counts=breaker.window.age(now, window) if window else Counts(),
+            counts=breaker.window.look(now, window) if window else Counts(),
             retry_after=max(0.0, breaker.window.blocked_until - now),
             succeeded=breaker.succeeded,
             failed=breaker.failed,

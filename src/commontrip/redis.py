@@ -27,6 +27,7 @@ from redis.exceptions import (
     MaxConnectionsError,
     NoPermissionError,
     NoScriptError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
 )
@@ -129,6 +130,12 @@ class RedisStore:
             self._listener = None
         with contextlib.suppress(RedisError, OSError):
             await self.client.aclose()
+            if not self._cluster:
+                await self.client.connection_pool.disconnect()  # which a client made by Sentinel leaves open
+        sentinel = getattr(getattr(self.client, "connection_pool", None), "sentinel_manager", None)
+        for one in sentinel.sentinels if sentinel else ():
+            with contextlib.suppress(RedisError, OSError):
+                await one.aclose()
 
     async def _listen(self, heard: Callable[[str, str], None], gap: Callable[[], None]) -> None:
         pause = 0.05
@@ -229,7 +236,7 @@ class RedisStore:
         """See `Store.history`; entries that are not ours are passed over."""
         found = []
         with self._mapped("history"):
-            entries = await self.client.xrevrange(self._block(name)[7], count=count)
+            entries = await _or(self.client.xrevrange(self._block(name)[7], count=count), [])
         for _, entry in entries:
             with contextlib.suppress(ValueError, KeyError):
                 found.append((parse(" ".join(entry[field] for field in FIELDS)), entry["note"]))
@@ -248,8 +255,9 @@ class RedisStore:
     async def fleet(self, name: str) -> dict[str, float | None]:
         """See `Store.fleet`; two round trips, at most 1,000 replicas."""
         with self._mapped("fleet"):
-            members = await self.client.zrange(f"{self.prefix}:replicas", 0, 999)
-            lags = await self.client.hmget(self._block(name)[9], members) if members else []
+            members = await _or(self.client.zrange(f"{self.prefix}:replicas", 0, 999), [])
+            nobody = [None] * len(members)
+            lags = await _or(self.client.hmget(self._block(name)[9], members), nobody) if members else nobody
         return {member: None if lag is None else float(lag) / 1000 for member, lag in zip(members, lags, strict=True)}
 
     # -- how a script is run
@@ -296,7 +304,9 @@ class RedisStore:
         try:
             yield
         except (RedisError, OSError) as error:
-            if "READONLY" in str(error):  # a replica now: connect anew, to whoever is master
+            if isinstance(error, ReadOnlyError) or "READONLY" in str(
+                error
+            ):  # a replica now: connect anew, to whoever is master
                 self._leaving = asyncio.create_task(self._disconnect())
             raise _map(operation, error) from error
 
@@ -304,6 +314,16 @@ class RedisStore:
         with contextlib.suppress(RedisError, OSError):
             pool: Awaitable[None] = self.client.aclose() if self._cluster else self.client.connection_pool.disconnect()
             await pool
+
+
+async def _or(reading: Awaitable[Any], otherwise: list[Any]) -> Any:
+    """Await what is in a key; one of a wrong type holds nothing, and is written anew by whoever writes next."""
+    try:
+        return await reading
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return otherwise
 
 
 def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:

@@ -13,11 +13,10 @@ from apps.auth import app as auth_app
 from apps.auth.settings import Settings as Auth
 from apps.profile import app as profile_app
 from apps.profile.settings import Settings as Profile
-from tests.apps.env_template import SERVICES
-from tests.apps.running import served
-
 from apps.shared.settings import variables
 from commontrip import Breaker
+from tests.apps.env_template import SERVICES
+from tests.apps.running import served
 
 AUTH = "http://auth.test"
 
@@ -31,10 +30,10 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def records(caplog: pytest.LogCaptureFixture) -> Iterator[list[logging.LogRecord]]:
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What is logged."""
-    with caplog.at_level(logging.DEBUG, "apps"):
-        yield caplog.records
+    with caplog.at_level(logging.INFO):
+        yield caplog
 
 
 @pytest.fixture

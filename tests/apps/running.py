@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import httpx
@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 
 from apps.shared.server import Server, _bind, _config
 from apps.shared.settings import ServiceSettings
+from tests.support.waiting import eventually
 
 
 @contextlib.asynccontextmanager
@@ -57,13 +58,22 @@ async def listening(app: Starlette, settings: ServiceSettings) -> AsyncIterator[
     listener = _bind("127.0.0.1", 0, "PORT")
     server = Server(_config(app, settings), app.state.health, settings.drain_seconds)
     running = asyncio.create_task(server._serve([listener]))
-    while not server.started and not running.done():
-        await asyncio.sleep(0.002)
+    await eventually(lambda: server.started or running.done(), "the server to start")
     try:
         yield Listening(listener.getsockname()[1], server)
     finally:
         server.should_exit = True
         await running
+
+
+async def comes(check: Callable[[], Awaitable[bool]], what: str, within: float = 5.0) -> float:
+    """Return the seconds until the check holds; fail after `within` s."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    while not await check():
+        assert clock() - started < within, what
+        await asyncio.sleep(0.005)
+    return clock() - started
 
 
 def refusing() -> str:

@@ -69,9 +69,9 @@ decisions = st.lists(st.sampled_from([ADMIN, READER, None]), min_size=29, max_si
 def test_nothing_but_the_last_decision_is_ever_said(
     asked: list[tuple[int, int, int]], decided: list[tuple[str, ...] | None], rng: random.Random
 ) -> None:
-    """However answers overlap, in whatever order replicas add and merge them: said is what auth decided last, or nothing.
+    """However answers overlap, in whatever order replicas merge them: said is what auth decided last, or nothing.
 
-    auth decides at one moment between question and answer; after the last answer, one more settles it.
+    It decides at one moment between question and answer. After the last answer, one more settles it.
     """
     answers = [(at + wait, Answer(decided[at + wait], at, at + wait + back)) for at, wait, back in asked]
     truth = decided[max(moment for moment, _ in answers)]
@@ -108,6 +108,7 @@ class Local:
     now = 1000.0
 
     def __call__(self) -> float:
+        """Return it."""
         return self.now
 
 
@@ -117,9 +118,7 @@ class Local:
 def test_redis_time_is_within_its_bounds(
     offset: float, drift: float, there: float, back: float, passed: float, took: float
 ) -> None:
-    """However slow the exchange, whichever way, and however the clocks drift: no answer is dated later than it was asked
-    for, nor earlier than it arrived; the same on the way back to our own clock.
-    """
+    """However slow the exchange was, and however clocks drift, no answer is dated too late or its arrival too early."""
     local = Local()
     clock = StoreClock(local)
     sent = local.now

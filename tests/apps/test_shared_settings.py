@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from tests.apps import env_template
 
 from apps.auth.settings import Settings as Auth
 from apps.gateway.settings import Settings as Gateway
@@ -12,6 +11,7 @@ from apps.profile.settings import Settings as Profile
 from apps.shared.server import main
 from apps.shared.settings import RedisSettings, SettingsError, load, misspelt, variables
 from commontrip import AnyOf, ConsecutiveFailures, FailureRate, SlowCallRate
+from tests.apps import env_template
 
 
 def test_template_has_every_setting() -> None:
@@ -109,7 +109,7 @@ def test_wrong_settings_end_with_status_2(monkeypatch: pytest.MonkeyPatch, capsy
 
 def test_unreadable_data_is_a_setting(tmp_path: Any) -> None:
     """A data file that is missing or malformed is told like a wrong setting, with its place."""
-    with pytest.raises(SettingsError, match="PROFILE_PEOPLE_PATH: cannot read .*: No such file"):
+    with pytest.raises(SettingsError, match=r"PROFILE_PEOPLE_PATH: cannot read .*: No such file"):
         people.load(tmp_path / "none.json")
     (tmp_path / "people.json").write_text('{"ada": 1, "..": {}}')
     with pytest.raises(SettingsError) as caught:
@@ -129,7 +129,7 @@ def test_secrets_are_hidden() -> None:
 def test_settings_do_not_change() -> None:
     """Settings are frozen: what was checked at start is what holds."""
     with pytest.raises(ValueError, match="frozen"):
-        Auth().port = 1  # type: ignore[misc]
+        Auth().port = 1
 
 
 @pytest.mark.parametrize(

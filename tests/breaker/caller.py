@@ -8,6 +8,7 @@ from typing import Any
 from commontrip import State, Store
 from commontrip._counts import Run
 from commontrip._store import Ask, Batch, Change, Lease, Settlement, View
+from tests.support.waiting import eventually
 
 GRID = ".oo.o.c.."
 """Two probes: closes when both have succeeded, re-opens when one has failed."""
@@ -47,7 +48,7 @@ class Caller:
 
     def ask(self, **fields: Any) -> Ask:
         """Make a request to read."""
-        given = {"seed": False, "window": 60.0, "cooldown": 30.0} | fields
+        given: dict[str, Any] = {"seed": False, "window": 60.0, "cooldown": 30.0} | fields
         return Ask(name=self.name, token=mint(), replica=self.replica, **given)
 
     async def read(self, **fields: Any) -> View:
@@ -78,7 +79,7 @@ class Caller:
         """Make a transition from the epoch that there is, if no other is expected."""
         if "expected" not in fields:
             fields["expected"] = await self.epoch()
-        given = {"token": mint(), "reason": "tripped", "replica": self.replica} | fields
+        given: dict[str, Any] = {"token": mint(), "reason": "tripped", "replica": self.replica} | fields
         return await self.store.transition(Change(name=self.name, to=to, **given))
 
     async def open(self, seconds: float = 30.0, **fields: Any) -> View:
@@ -96,13 +97,13 @@ class Caller:
 
     async def lease(self, lease: str = "l1", **fields: Any) -> View:
         """Ask for a place among two probes."""
-        given = {"seconds": 5.0, "probes": 2, "token": mint(), "replica": self.replica} | fields
+        given: dict[str, Any] = {"seconds": 5.0, "probes": 2, "token": mint(), "replica": self.replica} | fields
         return await self.store.lease(Lease(name=self.name, lease=lease, **given))
 
     async def settle(self, lease: str = "l1", kind: str = "s", **fields: Any) -> View:
         """Give a place of the running round back."""
         fields["epoch"] = fields.get("epoch") or await self.epoch()
-        given = {"probes": 2, "grid": GRID, "token": mint(), "replica": self.replica}
+        given: dict[str, Any] = {"probes": 2, "grid": GRID, "token": mint(), "replica": self.replica}
         given |= {"cooldown": 30.0, "opens": 2} | fields
         return await self.store.settle(Settlement(name=self.name, lease=lease, kind=kind, **given))
 
@@ -143,3 +144,7 @@ class Ears:
     def gap(self) -> None:
         """Note a gap."""
         self.gaps += 1
+
+    async def listen(self) -> None:
+        """Wait until nothing more can be missed."""
+        await eventually(lambda: self.gaps > 0, "the subscription", within=5)

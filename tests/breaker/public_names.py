@@ -61,9 +61,9 @@ def _signature(value: object) -> str:
         return f" = {value.value!r}"
     if isinstance(value, property):
         return ""
-    if inspect.isclass(value) and ("__init__" not in vars(value) or issubclass(value, (enum.Enum, Protocol))):  # type: ignore[arg-type]
+    if inspect.isclass(value) and ("__init__" not in vars(value) or issubclass(value, (enum.Enum, Protocol))):
         return ""
-    text = str(inspect.signature(value))  # type: ignore[arg-type]
+    text = str(inspect.signature(value))
     text = re.sub(r" at 0x[0-9a-f]+", "", text)
     text = text.replace("'RedisStore'", "RedisStore")
     return re.sub(r"\b(?:[a-z_]\w*\.)+(?=~?[A-Za-z])", "", text)  # where a name comes from may change

@@ -158,6 +158,38 @@ async def test_a_success_needs_no_fallback(breakers: Breakers) -> None:
     assert (await counted(breakers, auth)).failures == 1
 
 
+# -- blocks that are left in another order than they were entered
+
+
+async def test_generators_may_mix_the_order(breakers: Breakers) -> None:
+    """Blocks of generators that end in the order in which they began each count their own outcome (race 38)."""
+    names = ("a", "b", "c")
+    each = {name: breakers.get(name, policy(FailureCount(9))) for name in names}
+
+    async def block(breaker: Breaker) -> AsyncIterator[None]:
+        async with breaker:
+            yield
+            raise Boom
+
+    blocks = [block(each[name]) for name in names]
+    for one in blocks:
+        await anext(one)
+    for one in blocks:
+        with pytest.raises(Boom):
+            await anext(one)
+    async with each["a"]:
+        pass
+    assert [await counted(breakers, each[name]) for name in names] == [Counts(2, 1, 0, 1), *2 * [Counts(1, 1, 0, 1, 1)]]
+
+
+async def test_a_block_left_in_another_task_counts_as_nothing(breakers: Breakers) -> None:
+    """A block is left by the task that has entered it; by another it is left without an outcome or an error."""
+    auth = breakers.get("auth", policy())
+    await asyncio.create_task(auth.__aenter__())
+    await auth.__aexit__(None, None, None)
+    assert await counted(breakers, auth) == Counts()
+
+
 # -- classification
 
 
@@ -249,7 +281,7 @@ async def test_a_senseless_retry_after_is_none(breakers: Breakers, way: str, jun
 async def test_a_senseless_retry_after_reaches_no_server(redis_url: str, prefix: str, junk: Any) -> None:
     """Nor does it keep an outcome from Redis, or a replica from its server."""
     settings = policy(ConsecutiveFailures(1), classify=Classify(retry_after=lambda _: junk))
-    async with Breakers(RedisStore.from_url(redis_url, prefix=prefix)) as breakers:
+    async with Breakers(RedisStore.from_url(redis_url, prefix=prefix), store_budget=5) as breakers:
         auth = breakers.get("auth", settings)
         await _use(auth, "call")
         async with asyncio.timeout(5):
@@ -557,7 +589,7 @@ async def test_back_to_automatic(breakers: Breakers, order: Override | None, bac
 async def test_an_order_may_be_the_first_thing_that_happens(breakers: Breakers) -> None:
     """An operator can order a breaker that nobody has used yet."""
     auth = breakers.get("auth", policy())
-    assert (await auth.override("FORCED_OPEN", **ANN)).state is State.OPEN  # type: ignore[arg-type]
+    assert (await auth.override("FORCED_OPEN", **ANN)).state is State.OPEN
     [(made, note)] = await auth.history()
     assert (made.reason, made.override, note) == ("override", Override.FORCED_OPEN, "ann: tests the brakes")
 

@@ -216,6 +216,7 @@ async def test_t18_what_cannot_be_guarded_is_refused(join: Join) -> None:
         for function in unguardable:
             with pytest.raises(TypeError, match="guards coroutine functions"):
                 a.breaker(function)
+    print(f"T18: {len(unguardable)} kinds of callable refused")
 
 
 Way = Callable[[Breaker, Callable[[], Any]], Any]
@@ -268,6 +269,7 @@ async def test_t18_every_way_in_is_guarded(redis_url: str, prefix: str) -> None:
     for way in _WAYS:
         async with joins(redis_url, f"{prefix}{way.__name__}", policy(FailureCount(3)))() as a:
             await _guards(a, way)
+    print(f"T18: {len(_WAYS)} ways in guard alike")
 
 
 _WAYS = (_decorated, _method, _called, _with, _in_a_generator, _in_a_context_manager)

@@ -81,6 +81,7 @@ async def test_t04_a_late_probe_changes_no_newer_round(join: Join) -> None:
         await eventually(lambda: a.store.count("settle") == 1, "the late probe to be settled")
         await a.breakers.flush()
         seen = await b.breaker.read()
+        print(f"T4: a late success and 1 of 2 that close: still {seen.state}")
         assert (seen.state, seen.probes_in_flight) == (State.HALF_OPEN, 0)
         await b.succeed()
         await b.sees(State.CLOSED)
@@ -112,6 +113,7 @@ async def test_t04_a_late_trip_changes_no_newer_epoch(join: Join) -> None:
         await a.succeed()
         assert (await a.breaker.read()).state == State.CLOSED
         reasons = [made.reason for made, _ in await a.breaker.history()]
+        print(f"T4: a trip that came two transitions late: {reasons[::-1]}")
         assert reasons.count("tripped") == 1
 
 

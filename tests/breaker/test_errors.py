@@ -37,5 +37,5 @@ def test_all_errors_have_one_root(kind: type[Exception]) -> None:
 @pytest.mark.parametrize("through", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])  # noqa: S301
 def test_errors_can_be_copied(error: Exception, through: object) -> None:
     """An error that went to another process says the same there."""
-    other = through(error)  # type: ignore[operator]
+    other = through(error)
     assert (type(other), str(other), other.args) == (type(error), str(error), error.args)

@@ -187,6 +187,7 @@ async def test_t26_an_order_reaches_all_and_survives_restarts_and_a_flush(
 async def test_t26_an_order_expires_by_itself(redis_url: str, prefix: str) -> None:
     """An order holds for the seconds it was given: then probes decide where it was forced, and calls count again."""
     await asyncio.gather(_forced(redis_url, f"{prefix}-forced"), _disabled(redis_url, f"{prefix}-disabled"))
+    print("T26: FORCED_OPEN and DISABLED of 1 s expired in both replicas")
 
 
 async def _forced(redis_url: str, prefix: str) -> None:
@@ -230,6 +231,7 @@ async def test_t26_a_state_set_by_hand_under_a_probe_is_obeyed(server: Server, p
         await eventually(lambda: _reason(a) == "external", "the order by hand to be obeyed")
         await eventually(lambda: a.epoch == b.epoch, "the other replica to follow")
         made = [one.state for one, _ in await a.breaker.history()]
+        print("T26: SET OPEN under a probe that succeeds:", " -> ".join(made[::-1]))
         assert (a.breaker.state, b.breaker.state) == (State.OPEN, State.OPEN)
         assert made.count(State.CLOSED) == 1
         assert server.cli("GET", f"{prefix}:auth:state") == "OPEN"
@@ -335,6 +337,7 @@ _MEASURED = 0.01
 async def test_race_23_replicas_made_by_a_fork_have_names_of_their_own() -> None:
     """Processes forked from one that has made its `Breakers` are different replicas (race 23)."""
     names = (await asyncio.to_thread(_fork)).split()
+    print("race 23:", *names)
     assert len(names) == 3
     assert len(set(names)) == 3
 

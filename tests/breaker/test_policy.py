@@ -141,7 +141,7 @@ def test_a_recovery_that_never_decides_is_refused(recover: Any, says: str) -> No
 @pytest.mark.parametrize("several", [AnyOf, AllOf])
 def test_wrong_combinations(several: Callable[..., object]) -> None:
     """No strategy at all, and two measures of slowness, are refused."""
-    with pytest.raises(ValueError, match=f"{several.__name__} needs at least one strategy"):  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=f"{several.__name__} needs at least one strategy"):
         several()
     with pytest.raises(ValueError, match=r"slower_than differs: \['1.0', '2.0'\]"):
         several(SlowCallRate(0.5, 1.0), AnyOf(ConsecutiveFailures(1), SlowCallRate(0.5, 2.0)))
@@ -151,7 +151,7 @@ def test_wrong_combinations(several: Callable[..., object]) -> None:
 @pytest.mark.parametrize("several", [AnyOf, AllOf])
 def test_only_strategies_can_be_combined(several: Callable[..., object], wrong: object) -> None:
     """What is no strategy is refused where it is combined."""
-    with pytest.raises(ValueError, match=rf"{several.__name__} .*trips") as caught:  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=rf"{several.__name__} .*trips") as caught:
         several(ConsecutiveFailures(2), wrong)
     assert repr(wrong) in str(caught.value)
 
@@ -353,4 +353,4 @@ def test_policies_are_values() -> None:
     assert Policy() == Policy()
     assert Policy(window=5) != Policy()
     with pytest.raises(FrozenInstanceError):
-        Policy().window = 5  # type: ignore[misc]
+        Policy().window = 5

@@ -703,11 +703,26 @@ async def test_a_listener_comes_back(connect: Connect, proxy: Proxy, caller: Cal
     with pytest.raises(StoreUnavailableError):
         await store.start(ears.hear, ears.gap)
     await proxy.accept()
-    await eventually(lambda: ears.gaps == 1, "the subscription")
+    await ears.listen()
     proxy.cut()
     await eventually(lambda: ears.gaps == 2, "the subscription to be made again")
     await caller.seed()
     await eventually(lambda: len(ears.heard) == 1, "the seed to be heard")
+
+
+async def test_a_client_with_health_checks_listens(server: Server, prefix: str, caller: Caller) -> None:
+    """What a client of the user's own asks on the subscription's connection is not taken for news."""
+    ears = Ears()
+    client = Redis.from_url(server.url, decode_responses=True, health_check_interval=0.001)
+    store = RedisStore(client, prefix=prefix)
+    await store.start(ears.hear, ears.gap)
+    await ears.listen()
+    await caller.seed()
+    for n in range(3):
+        await eventually(lambda n=n: len(ears.heard) == n + 1, "the transition to be heard")
+        await asyncio.sleep(0.002)  # a check is due
+        await caller.change(State.CLOSED)
+    await store.aclose()
 
 
 async def test_a_closed_store_hears_nothing_more(server: Server, connect: Connect, caller: Caller) -> None:
@@ -716,7 +731,7 @@ async def test_a_closed_store_hears_nothing_more(server: Server, connect: Connec
     connected = _connections(server)
     store = connect(server.url)
     await store.start(ears.hear, ears.gap)
-    await eventually(lambda: ears.gaps == 1, "the subscription")
+    await ears.listen()
     await store.aclose()
     await store.aclose()
     await caller.seed()
@@ -780,7 +795,7 @@ async def test_no_command_is_long(connect: Connect, proxy: Proxy) -> None:
 
 async def test_a_client_made_elsewhere(server: Server, prefix: str) -> None:
     """A store takes a client of the user's own, and closes it."""
-    client: Redis[str] = Redis.from_url(server.url, decode_responses=True)
+    client = Redis.from_url(server.url, decode_responses=True)
     caller = Caller(RedisStore(client, prefix=prefix))
     await caller.seed()
     assert parse((await caller.store.look(["auth"]))[0][1]).is_seed
@@ -803,7 +818,7 @@ async def test_a_client_made_elsewhere(server: Server, prefix: str) -> None:
 def test_wrong_arguments(wrong: dict[str, object], says: str) -> None:
     """A wrong setting of a store is a ValueError that names it, its value and its range."""
     with pytest.raises(ValueError, match=says):
-        RedisStore.from_url("redis://localhost", **wrong)  # type: ignore[arg-type]
+        RedisStore.from_url("redis://localhost", **wrong)
 
 
 async def test_many_names_are_no_leak(store: RedisStore) -> None:

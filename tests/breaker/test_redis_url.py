@@ -324,7 +324,7 @@ async def test_a_store_that_comes_is_used(prefix: str, heard: RecordingListener,
     """A server that was absent at the start is used when it is there."""
     server = fresh_server()
     server.kill()
-    async with Breakers(RedisStore.from_url(server.url, prefix=prefix), listeners=[heard]) as breakers:
+    async with Breakers(RedisStore.from_url(server.url, prefix=prefix), listeners=[heard], store_budget=5) as breakers:
         auth = breakers.get("auth")
         await auth.call(asyncio.sleep, 0)
         assert auth.snapshot.local

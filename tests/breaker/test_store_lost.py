@@ -217,6 +217,27 @@ async def test_t13_news_that_overtakes_a_newborns_first_answer_is_not_lost(fresh
         await answer.release()
         await first
         await newborn.sees(State.OPEN)
+        print(f"T13: overtaken by the news: refused {first.result().retry_after:.1f} s")
+
+
+async def test_t13_an_old_decision_does_not_apply_to_a_new_incarnation(fresh_server: Start, prefix: str) -> None:
+    """A trip that was decided before FLUSHALL and arrives after it opens nothing."""
+    server = fresh_server()
+    join = joins(server.url, prefix, policy(FailureCount(3)))
+    async with join() as old, join() as newborn:
+        await old.succeed()
+        late = old.store.hold("request", "transition")
+        await old.fail(3)
+        await late.caught()
+        server.flush()
+        await newborn.succeed()
+        await late.release()
+        await eventually(lambda: old.epoch == newborn.epoch, "both to agree")
+        await old.succeed()
+        made = [one.reason for one, _ in await newborn.breaker.history()]
+        print(f"T13: an old trip after FLUSHALL: {made}")
+        assert made == ["seed"]
+        assert newborn.breaker.state == State.CLOSED
 
 
 async def test_t13_a_failover_that_lost_writes_is_told_what_it_lost(fresh_server: Start, prefix: str) -> None:

@@ -47,7 +47,7 @@ def test_a_record_can_be_read_again(transition: Transition) -> None:
 def test_no_text_breaks_a_record(transition: Transition, error: str, cause: str) -> None:
     """Whatever a name or an error holds, the record stays one line of its fields."""
     made = Transition(
-        **{name: getattr(transition, name) for name in Transition.__slots__}  # type: ignore[attr-defined]
+        **{name: getattr(transition, name) for name in Transition.__slots__}
         | {"error": error, "cause": cause, "replica": error}
     )
     record = made.record()

@@ -109,7 +109,7 @@ import commontrip
 from commontrip import Breakers
 from commontrip.redis import RedisStore
 async def main():
-    async with Breakers(RedisStore.from_url({server.url!r}, prefix={prefix!r})) as breakers:
+    async with Breakers(RedisStore.from_url({server.url!r}, prefix={prefix!r}), store_budget=5) as breakers:
         await breakers.get("auth").call(asyncio.sleep, 0)
         return (await breakers.get("auth").read()).epoch
 print(asyncio.run(main()), commontrip.__file__)

@@ -144,9 +144,9 @@ class World:
         await member.breakers.__aenter__()
         self.members.append(member)
 
-    def kill(self, index: int) -> None:
+    def kill(self, member: Member) -> None:
         """Let a replica die: nothing that it does reaches anybody any more."""
-        member = self.members.pop(index)
+        self.members.remove(member)
         member.store.cut = True
         self.running = [one for one in self.running if one.member is not member]
         self.forget_verdicts(member)
@@ -210,6 +210,11 @@ class World:
         else:
             self._check_verdict(one)
         return one
+
+    async def await_cooldown(self, name: str) -> None:
+        """Wait out a short cooldown."""
+        left = [self.breaker(member, name).snapshot.remaining for member in self.members]
+        await asyncio.sleep(max((one for one in left if one < LEASE), default=0.0))
 
     def end(self, one: Running, outcome: Outcome) -> None:
         """Let a call end."""

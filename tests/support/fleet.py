@@ -90,10 +90,6 @@ class Process:
         await self._listening
         await self._process.wait()
 
-    def freeze(self) -> None:
-        """Stop it (SIGSTOP)."""
-        self._process.send_signal(signal.SIGSTOP)
-
     def thaw(self) -> None:
         """Let it go on."""
         self._process.send_signal(signal.SIGCONT)

@@ -29,7 +29,6 @@ from commontrip import (
     CircuitOpenError,
     Counts,
     Listener,
-    Override,
     Policy,
     Report,
     State,
@@ -240,11 +239,6 @@ class Replica:
             attempt.cancel()
         return len(inside)
 
-    async def override(self, breaker: str, order: str | None, seconds: float = 60.0) -> None:
-        """Give an operator's order."""
-        wanted = Override(order) if order else None
-        await self._breakers[breaker].override(wanted, author="tests", reason="a test", seconds=seconds)
-
     async def tell(self) -> dict[str, Any]:
         """Say what has been seen since the last time, and what holds now."""
         said = {
@@ -343,8 +337,6 @@ def _state(breaker: Breaker) -> dict[str, Any]:
         "epoch": seen.epoch,
         "remaining": seen.remaining,
         "local": seen.local,
-        "override": seen.override,
-        "provisional": seen.provisional,
     }
 
 

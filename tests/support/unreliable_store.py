@@ -126,9 +126,9 @@ class UnreliableStore:
         self._mended_at = asyncio.get_running_loop().time()
         if self.cut or self.deaf:
             self.cut = self.deaf = False
-            self.miss()
+            self._gap()
 
-    def miss(self) -> None:
+    async def miss(self) -> None:
         """Tell the replica that messages were missed, as a new connection does."""
         self._gap()
 

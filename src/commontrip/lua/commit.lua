@@ -3,20 +3,20 @@
 -- Invariants: the number is one above all that anybody remembers; the token is minted by the caller, so a
 --   repeated call can be told; leases of running probes survive, only the round's tally starts anew.
 
-local PROBES = 4 -- token succeeded failed nobody-before, then id expiry per lease
+local PROBES = 5 -- token succeeded failed nobody-before longest-lease, then id expiry per lease
 
 local function load_probes(raw)
   local ok, p = pcall(cmsgpack.unpack, raw or '')
-  local sound = ok and type(p) == 'table' and type(p[1]) == 'string' and #p >= PROBES and #p % 2 == 0
+  local sound = ok and type(p) == 'table' and type(p[1]) == 'string' and #p >= PROBES and #p % 2 == 1
   for i = 2, sound and #p or 0 do
-    sound = sound and type(p[i]) == ((i > PROBES and i % 2 == 1) and 'string' or 'number')
+    sound = sound and type(p[i]) == ((i > PROBES and i % 2 == 0) and 'string' or 'number')
   end
-  return sound and p or {'', 0, 0, 0}
+  return sound and p or {'', 0, 0, 0, 0}, sound or not raw
 end
 
 -- Drop the leases that have run out.
 local function prune(p)
-  local live = {p[1], p[2], p[3], p[4]}
+  local live = {p[1], p[2], p[3], p[4], p[5]}
   for i = PROBES + 1, #p, 2 do
     if p[i + 1] > now then live[#live + 1], live[#live + 2] = p[i], p[i + 1] end
   end

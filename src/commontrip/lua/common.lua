@@ -33,7 +33,7 @@ local function parse(record)
   return {
     record = record, id = id, inc = inc, n = tonumber(n), token = token, state = state, since = tonumber(since),
     till = tonumber(till), cooldown = tonumber(cooldown), opens = tonumber(opens),
-    mode = mode, mode_till = tonumber(mode_till), rest = rest,
+    mode = mode, mode_till = tonumber(mode_till), rest = rest, failures = failures,
   }
 end
 

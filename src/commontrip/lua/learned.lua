@@ -10,5 +10,5 @@ local e = parse(redis.call('MGET', KEYS[1])[1])
 if not e or e.id ~= ARGV[4] then return 0 end
 if redis.call('TYPE', KEYS[2]).ok ~= 'hash' then redis.call('DEL', KEYS[2]) end
 redis.call('HSET', KEYS[2], ARGV[5], ARGV[6])
-redis.call('PEXPIRE', KEYS[2], BASE + e.cooldown)
+redis.pcall('PEXPIRE', KEYS[2], BASE + e.cooldown)
 return 1

@@ -31,11 +31,12 @@ local dirty = false
 if e.state == 'HALF_OPEN' and p[1] ~= e.token then -- leases are lost: who holds one renews it within a lease, or is gone
   p[1], p[2], p[3], p[4], dirty = e.token, 0, 0, now + length, true
 end
-if p[4] - now > length then p[4], dirty = now + length, true end
+local longest = math.max(p[5], length)
+if p[4] - now > longest then p[4], dirty = now + longest, true end
 local mine, earliest = nil, math.huge
 for i = PROBES + 1, #p, 2 do
   if p[i] == lease or p[i] == '!' .. lease then mine = i end
-  if p[i + 1] - now > length then p[i + 1], dirty = now + length, true end
+  if p[i + 1] - now > longest then p[i + 1], dirty = now + longest, true end
   earliest = math.min(earliest, p[i + 1])
 end
 local live = (#p - PROBES) / 2
@@ -52,8 +53,8 @@ if not mine then
   mine = #p + 1
   p[mine] = full and '!' .. lease or lease
 end
-p[mine + 1] = now + length
+p[mine + 1], p[5] = now + length, longest
 save_probes(key, p, e)
-for _, at in ipairs({key.epoch, key.state, key.cooldown, key.failures}) do redis.call('PEXPIRE', at, BASE + e.cooldown) end
+for _, at in ipairs({key.epoch, key.state, key.cooldown, key.failures}) do redis.pcall('PEXPIRE', at, BASE + e.cooldown) end
 local status = e.state == 'HALF_OPEN' and 'granted' or string.lower(e.state)
 return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2, 0})

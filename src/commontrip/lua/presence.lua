@@ -10,7 +10,7 @@ local length = tonumber(ARGV[5])
 if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then redis.call('DEL', KEYS[1]) end
 if length > 0 then -- first of all writes: after any other a full server would let it pass
   redis.call('ZADD', KEYS[1], text(now + length), ARGV[4])
-  redis.call('PEXPIRE', KEYS[1], BASE + length)
+  redis.pcall('PEXPIRE', KEYS[1], BASE + length)
 else
   redis.call('ZREM', KEYS[1], ARGV[4])
 end

@@ -10,6 +10,18 @@
 local KEYS_EACH, ARGS_EACH = 10, 7
 local TYPES = {transitions = 'stream', learned = 'hash'}
 
+-- What people read is derived from the record, and has its TTL, whoever has written there.
+local function write_again(key, e, hand)
+  local ttl = BASE + e.cooldown
+  local wanted = {cooldown = e.state == 'CLOSED' and '0' or text(e.cooldown), failures = e.state == 'OPEN' and e.failures or nil}
+  for name, value in pairs(wanted) do
+    if redis.call('MGET', key[name])[1] ~= value then redis.call('SET', key[name], value, 'PX', ttl) end
+  end
+  for _, name in ipairs({'epoch', 'state', 'cooldown'}) do
+    if not hand and redis.call('PTTL', key[name]) == -1 then redis.pcall('PEXPIRE', key[name], ttl) end
+  end
+end
+
 local replies = {}
 for i = 0, #KEYS / KEYS_EACH - 1 do
   local key, a = block(i * KEYS_EACH + 1), 4 + i * ARGS_EACH
@@ -35,10 +47,15 @@ for i = 0, #KEYS / KEYS_EACH - 1 do
   end
   local counts, probes
   if e then
-    local w, p = load_window(got[3], e.token), prune(load_probes(got[4]))
+    local w, sound = load_window(got[3], e.token)
+    if not sound then wrong = wrong .. 'window ' end
+    local held, whole = load_probes(got[4])
+    if not whole then wrong = wrong .. 'probes ' end
+    local p = prune(held)
     local calls, failures, slow = age_window(w, tonumber(ARGV[a + 5]))
     counts = {calls, failures, slow, w[6], w[5], math.max(0, w[8] - now)}
-    probes = p[1] == e.token and {p[2], p[3], (#p - PROBES) / 2, 0} or {0, 0, (#p - PROBES) / 2, 0}
+    probes = {p[1] == e.token and p[2] or 0, p[1] == e.token and p[3] or 0, (#p - PROBES) / 2, 0}
+    write_again(key, e, hand)
   end
   replies[i + 1] = view(status, e, hand, wrong .. mended, counts, probes)
 end

@@ -30,7 +30,7 @@ local function count(key, e, w, a)
   if wait > 0 then w[8] = math.max(w[8], now + wait) end
   if now - w[3] > BASE / 4 or w[3] > now then
     w[3] = now
-    for _, name in ipairs({'epoch', 'state', 'cooldown'}) do redis.call('PEXPIRE', key[name], BASE + e.cooldown) end
+    for _, name in ipairs({'epoch', 'state', 'cooldown'}) do redis.pcall('PEXPIRE', key[name], BASE + e.cooldown) end
   end
   redis.call('SET', key.window, cmsgpack.pack(w), 'PX', BASE + w[2])
   redis.call('SET', key.seen, ARGV[a + 1], 'PX', 10000)

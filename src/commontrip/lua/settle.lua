@@ -18,7 +18,7 @@ if hand then return view('ext', e, hand, mended) end
 
 local p, held, skip = {}, false, 0
 for i, value in ipairs(prune(load_probes(redis.call('MGET', key.probes)[1]))) do
-  if i > PROBES and i % 2 == 1 and (value == lease or value == '!' .. lease) then
+  if i > PROBES and i % 2 == 0 and (value == lease or value == '!' .. lease) then
     held, skip = value == lease, i + 1
   end
   if i > skip or i < skip - 1 then p[#p + 1] = value end

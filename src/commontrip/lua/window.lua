@@ -8,12 +8,13 @@ local HEAD = 8
 
 local function load_window(raw, token)
   local ok, w = pcall(cmsgpack.unpack, raw or '')
-  local sound = ok and type(w) == 'table' and w[1] == token and #w >= HEAD and (#w - HEAD) % 4 == 0
+  local sound = ok and type(w) == 'table' and type(w[1]) == 'string' and #w >= HEAD and (#w - HEAD) % 4 == 0
   for i = 2, sound and #w or 0 do sound = sound and type(w[i]) == 'number' end
-  return sound and w or {token, 0, 0, 0, 0, 0, 0, 0}
+  if sound and w[1] == token then return w, true end
+  return {token, 0, 0, 0, 0, 0, 0, 0}, sound or not raw
 end
 
--- Forget what is too old, in place; return calls, failures and slow calls of the last `span` ms.
+-- (load_window also says whether what it found was sound.) Forget what is too old, in place; return calls, failures and slow calls of the last `span` ms.
 local function age_window(w, span)
   if w[2] < span then w[2] = span end
   local calls, failures, slow, to = 0, 0, 0, HEAD
@@ -28,7 +29,7 @@ local function age_window(w, span)
     end
   end
   for i = #w, to + 1, -1 do w[i] = nil end
-  if now - w[4] > span then w[5] = 0 end
-  if now - w[7] > span then w[6] = w[5] end
+  if now - w[4] > span or w[4] > now then w[5] = 0 end
+  if now - w[7] > span or w[7] > now then w[6] = w[5] end
   return calls, failures, slow
 end
