@@ -28,6 +28,7 @@ from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
 )
@@ -43,6 +44,7 @@ from commontrip._transition import FIELDS, Transition, parse, word
 T = TypeVar("T")
 
 LAYOUT = "v1"
+_TROUBLE = (RedisError, RedisClusterException, OSError)
 _READABLE = ("state", "failures", "lastFailure", "cooldown")
 _PARTS = {
     "read": ("common", "window", "commit", "read"),
@@ -128,13 +130,13 @@ class RedisStore:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
             self._listener = None
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(*_TROUBLE):
             await self.client.aclose()
             if not self._cluster:
                 await self.client.connection_pool.disconnect()  # which a client made by Sentinel leaves open
         sentinel = getattr(getattr(self.client, "connection_pool", None), "sentinel_manager", None)
         for one in sentinel.sentinels if sentinel else ():
-            with contextlib.suppress(RedisError, OSError):
+            with contextlib.suppress(*_TROUBLE):
                 await one.aclose()
 
     async def _listen(self, heard: Callable[[str, str], None], gap: Callable[[], None]) -> None:
@@ -142,6 +144,8 @@ class RedisStore:
         while True:
             pubsub = self.client.pubsub()
             try:
+                if self._cluster:
+                    await self.client.initialize()  # which its pubsub takes for granted
                 await pubsub.subscribe(self._head[1])
                 while True:
                     message = await pubsub.get_message(timeout=None)
@@ -153,11 +157,11 @@ class RedisStore:
                     elif message["type"] == "message":
                         name, _, record = str(message["data"]).partition(" ")
                         heard(name, record)
-            except (RedisError, OSError):
+            except _TROUBLE:
                 await asyncio.sleep(pause)
                 pause = min(1.0, pause * 2)
             finally:
-                with contextlib.suppress(RedisError, OSError):
+                with contextlib.suppress(*_TROUBLE):
                     await pubsub.aclose()
 
     # -- the calls of the Store protocol; each docstring is there
@@ -303,7 +307,7 @@ class RedisStore:
         """Turn whatever redis-py and the socket raise into the two errors of a store."""
         try:
             yield
-        except (RedisError, OSError) as error:
+        except _TROUBLE as error:
             if isinstance(error, ReadOnlyError) or "READONLY" in str(
                 error
             ):  # a replica now: connect anew, to whoever is master
@@ -311,7 +315,7 @@ class RedisStore:
             raise _map(operation, error) from error
 
     async def _disconnect(self) -> None:
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(*_TROUBLE):
             pool: Awaitable[None] = self.client.aclose() if self._cluster else self.client.connection_pool.disconnect()
             await pool
 
