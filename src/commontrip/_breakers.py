@@ -15,6 +15,8 @@ from commontrip._policy import Policy
 from commontrip._replica import Replica
 from commontrip._store import Store
 
+_DEFAULT = Policy()
+
 
 class Breakers:
     """The breakers of one process, on one store: one subscription, one batch and one look for them all.
@@ -101,7 +103,7 @@ class Breakers:
         breaker = self._alive.get(name)
         if breaker is None:
             _check.that(policy is None or isinstance(policy, Policy), "policy", "a Policy", policy)
-            circuit = Circuit(_check.name("name", name), policy or Policy(), self._started())
+            circuit = Circuit(_check.name("name", name), policy or _DEFAULT, self._started())
             breaker = self._alive[name] = Breaker(circuit)
         elif policy is not None and policy != breaker.policy:
             raise ValueError(f"breaker {name!r} has another policy already: {breaker.policy!r}, not {policy!r}")

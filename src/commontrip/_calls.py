@@ -92,7 +92,10 @@ class Running:
 
     def add(self, call: Call) -> None:
         """Watch a call."""
-        self._calls.append(call)
+        calls = self._calls
+        while calls and calls[0].done:
+            calls.popleft()
+        calls.append(call)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._limit, self._sweep)
 

@@ -5,6 +5,7 @@ Two attributes are all that a call looks at: `gate`, where calls pass and are co
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from commontrip._counts import Counts, Tally
 from commontrip._errors import CircuitOpenError
 from commontrip._knowledge import NEWBORN, Knowledge
 from commontrip._ledger import Ledger
+from commontrip._line import within
 from commontrip._places import Places
 from commontrip._policy import Policy
 from commontrip._recover import grid
@@ -41,7 +43,7 @@ class Circuit:
         self.rejected = 0
         self.ledger = Ledger(self)
         self.knowledge = Knowledge(self)
-        self.places = Places(self)
+        self._places: Places | None = None
         self.running = Running(self.slower_than) if self.slower_than else None
         self.provisional_until = 0.0
         self.rest_until = 0.0  # after a refused ask for a place
@@ -53,6 +55,13 @@ class Circuit:
     def grid(self) -> str:
         """The policy's verdict for every tally of probes."""
         return grid(self.policy.recover)
+
+    @property
+    def places(self) -> Places:
+        """The places among the fleet's probes; made when first needed, which most circuits never do."""
+        if self._places is None:
+            self._places = Places(self)
+        return self._places
 
     # -- a call's way in
 
@@ -79,23 +88,22 @@ class Circuit:
 
     async def _admit(self) -> Tally | Probe:
         """Admit a call that found no gate, or refuse it within the store budget."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.replica.budget
-        refused = False
+        left, refused = self.replica.budget, False
         while self.gate is None:
-            wait, left = self.refuse_until - self.clock(), give_up - loop.time()
+            wait, now = self.refuse_until - self.clock(), time.monotonic()
             if wait > 0 or left <= 0 or refused:
                 raise self.refuse(max(0.0, wait))
             self.touch()
             if not self.knowledge.fresh:
-                await asyncio.wait({self.knowledge.reread()}, timeout=left)
-            elif self.knowledge.newborn:
+                answered = await within(left, self.knowledge.reread())
+                left = max(left - time.monotonic() + now, self.replica.budget / 5) if answered else 0.0
+            elif self.knowledge.newborn:  # it is the circuit that is not ready, not the store that is slow
                 await asyncio.sleep(NEWBORN / 5)
-                give_up = loop.time() + left  # it is the circuit that is not ready, not the store that is slow
             else:
                 epoch = self.knowledge.here
                 if probe := await self.places.take(left):
                     return probe
+                left -= time.monotonic() - now
                 refused = epoch is self.knowledge.here
         return self.gate
 
@@ -173,7 +181,8 @@ class Circuit:
         self.ledger.begin()
         self.provisional_until = 0.0
         self.cause = self._error = ""
-        self.places.reset()
+        if self._places:
+            self._places.reset()
 
     def arrange(self) -> None:
         """Derive the gate, and the time until which calls are refused without asking."""
@@ -295,5 +304,6 @@ class Circuit:
         self.knowledge.stop_alarm()
         if self.running:
             self.running.stop()
-        self.places.give_back()
-        self.places.wake()
+        if self._places:
+            self._places.give_back()
+            self._places.wake()

@@ -79,6 +79,8 @@ class Knowledge:
         elif found is None:
             self._nothing_there()
         elif shared and self._forgot(found, shared):
+            if self._overtaken(view, shared):
+                return
             if view.by_hand:  # whoever SET the state goes over what is remembered
                 self._obey(found, view.by_hand)
             else:
@@ -95,6 +97,11 @@ class Knowledge:
         if found.epoch.incarnation == shared.epoch.incarnation:
             return found.epoch.number < shared.epoch.number
         return found.is_seed and self.remembers
+
+    @staticmethod
+    def _overtaken(view: View, shared: Transition) -> bool:
+        """Whether the store said so before it made the transition that is known already: no write was lost."""
+        return 0 <= shared.since - view.now < TOO_LATE
 
     def _nothing_there(self) -> None:
         if self.shared and self.remembers:
@@ -191,6 +198,7 @@ class Knowledge:
             self._alarm = None
 
     def _grown(self) -> None:
+        self._alarm = None
         self.newborn = False
         self._circuit.arrange()
 

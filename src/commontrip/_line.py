@@ -13,7 +13,15 @@ T = TypeVar("T")
 
 PATIENCE = 0.5
 """Seconds without any answer after which the store is taken for gone."""
-_SLICE = 0.1
+_SLICES = 5
+
+
+async def within(seconds: float, future: asyncio.Future[Any]) -> bool:
+    """Wait for a result, in slices: time in which this process itself did not run is nobody's silence."""
+    for _ in range(_SLICES):
+        if (await asyncio.wait({future}, timeout=seconds / _SLICES))[0]:
+            return True
+    return False
 
 
 class Line:
@@ -38,7 +46,9 @@ class Line:
         """Await an answer; what is not `vital` says nothing of the store's health when it fails."""
         started, task, failed = self._clock(), asyncio.ensure_future(work), ""
         try:
-            answer = await self._patiently(operation, task, patience)
+            if not await within(patience, task):
+                raise StoreSilentError(operation, f"no answer for {patience:g} s")
+            answer = task.result()
         except StoreUnavailableError as error:
             failed = type(error).__name__
             self._unwell(error, started, vital=vital)
@@ -48,14 +58,6 @@ class Line:
             self._listeners.tell("on_store", operation, self._clock() - started, failed)
         self._well(answer, started)
         return answer
-
-    @staticmethod
-    async def _patiently(operation: str, task: asyncio.Future[T], patience: float) -> T:
-        # In slices: time in which this process itself did not run is not the store's silence.
-        for _ in range(round(patience / _SLICE)):
-            if (await asyncio.wait({task}, timeout=_SLICE))[0]:
-                return task.result()
-        raise StoreSilentError(operation, f"no answer for {patience:g} s")
 
     def restore(self) -> None:
         """Hear that the store has done a write again."""

@@ -315,6 +315,7 @@ class MemoryStore:
             cause=change.cause,
         )
         fresh = self._breakers[change.name] = _Breaker(made, change.note, leases=breaker.leases if breaker else {})
+        fresh.learned[change.replica] = 0.0
         self._past.setdefault(change.name, deque(maxlen=self._history)).append((made, change.note))
         for heard in self._heard:
             heard(change.name, made.record())

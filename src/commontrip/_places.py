@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from commontrip._calls import Probe
 from commontrip._errors import StoreSilentError, StoreUnavailableError
+from commontrip._line import within
 from commontrip._state import Outcome
 from commontrip._store import Lease, View
 from commontrip._transition import token
@@ -13,11 +14,9 @@ from commontrip._transition import token
 if TYPE_CHECKING:
     from commontrip._circuit import Circuit
 
-_REST = 0.1  # seconds between two asks after a refusal
-
 
 class Places:
-    """Asks for at most as many places as callers wait, and after a refusal one at a time, ten times a second.
+    """Asks for at most as many places as callers wait, and after a refusal one at a time, at most ten times a second.
 
     An ask belongs to nobody: a caller who gives up leaves it to the next one, and a place that nobody
     wants is kept for half a lease and then given back.
@@ -44,7 +43,7 @@ class Places:
         self._waiting.append(future)
         self._ask()
         try:
-            await asyncio.wait({future}, timeout=seconds)
+            await within(seconds, future)
         except asyncio.CancelledError:
             if future.done() and (probe := future.result()):
                 self._offer(probe)
@@ -83,7 +82,8 @@ class Places:
             self._spare = None
 
     def _ask(self) -> None:
-        most = 1 if self._cautious else self._circuit.policy.recover.probes
+        # A large fleet comes with one ask each, not with a whole round each.
+        most = 1 if self._cautious else max(1, self._circuit.policy.recover.probes // self._circuit.replica.fleet)
         while self._asking < most and self._asking < sum(not future.done() for future in self._waiting):
             self._asking += 1
             # The caller's trace: the task below is nobody's.
@@ -107,14 +107,17 @@ class Places:
         if view.status == "granted" and view.transition:
             self._cautious = False
             probe = Probe(circuit, lease, str(view.transition.epoch), asked_at)
-            if circuit.clock() - asked_at < policy.probe_lease / 2:
+            here = circuit.knowledge.here
+            current = here is not None and here.epoch == view.transition.epoch
+            if current and circuit.clock() - asked_at < policy.probe_lease / 2:
                 self._offer(probe)
-                self._ask()
+                if view.succeeded + view.failed + view.in_flight + self._asking < policy.recover.probes:
+                    self._ask()
                 return
-            probe.end(Outcome.CANCELLED)  # by now it may have run out, and be somebody else's
+            probe.end(Outcome.CANCELLED)  # the round is over, or the lease may have run out on the way
         if view.status == "full":
             self._cautious = True
-            circuit.rest_until = circuit.replica.clock() + _REST
+            circuit.rest_until = circuit.clock() + circuit.replica.rest()
             circuit.arrange()
         self.wake()
 

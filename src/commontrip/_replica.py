@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 BATCH, LOOK, HEARTBEAT = 0.1, 0.8, 10.0
 """Seconds between two of each, in a small fleet."""
-_SHARES = {BATCH: 0.7, LOOK: 0.2, HEARTBEAT: 0.05}  # of the fleet's rate
+_SHARES = {BATCH: 0.65, LOOK: 0.2, HEARTBEAT: 0.05}  # of the fleet's rate
 _ONE_CALL = 20  # breakers whose batches travel in one command
 
 
@@ -175,6 +175,10 @@ class Replica:
         """Stretch an interval so that the fleet stays under its rate."""
         return max(interval, self.fleet * commands / (self._rate * _SHARES[interval]))
 
+    def rest(self) -> float:
+        """Return the seconds between two asks for a probe's place after a refusal."""
+        return self._pace(BATCH)
+
     def arm(self, circuit: Circuit, *, hurry: bool = False) -> None:
         """Send a circuit's outcomes with the next batch; in a hurry at once, but not twice a second in vain."""
         self._dirty[circuit.name] = circuit
@@ -319,7 +323,8 @@ class Replica:
         self.listeners.tell("on_transition", news)
         if local:
             return
-        self.spawn(self._note(circuit, found, news.lag))
+        if not made:  # the commit has noted who made it
+            self.spawn(self._note(circuit, found, news.lag))
         skipped = found.epoch.number - old.epoch.number - 1 if old else 0
         if skipped > 0 and old and old.epoch.incarnation == found.epoch.incarnation:
             self.spawn(self._catch_up(circuit, found, skipped))

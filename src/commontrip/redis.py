@@ -57,7 +57,6 @@ _PARTS = {
 }
 _MOST_IN_ONE = 20  # breakers in one script call: 1 ms at the server
 _MOST_IN_LOOK = 500  # breakers in one MGET: below 1 ms
-_MOST_NAMES = 20_000  # whose keys are remembered
 _LANES = 8  # connections that one process uses at once
 
 
@@ -99,7 +98,6 @@ class RedisStore:
         self._cluster = isinstance(client, RedisCluster)
         self._head = (round(ttl * 1000), f"{prefix}:events", _check.whole("history", history, 10, 100_000))
         self._scripts = {name: _Script(name) for name in _PARTS}
-        self._keys: dict[str, list[str]] = {}
         self._lanes = asyncio.Semaphore(_LANES)
         self._listener: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -121,8 +119,10 @@ class RedisStore:
 
     async def _warm(self) -> None:
         with self._mapped("start"):
-            loads = [self.client.script_load(script.text) for script in self._scripts.values()]
-            await asyncio.gather(*loads)
+            for (
+                script
+            ) in self._scripts.values():  # one after another: the fleet has more replicas than Redis connections
+                await self.client.script_load(script.text)
 
     async def aclose(self) -> None:
         """Stop listening and disconnect; idempotent."""
@@ -268,16 +268,12 @@ class RedisStore:
 
     def _block(self, name: str) -> list[str]:
         """Return the breaker's ten keys, in the order that `lua/common.lua` names."""
-        if name not in self._keys:
-            if len(self._keys) > _MOST_NAMES:
-                self._keys.clear()
-            base = f"{self.prefix}:{{{name}}}" if self._cluster else f"{self.prefix}:{name}"
-            own = {part: f"{base}:{LAYOUT}:{part}" for part in ("epoch", "window", "probes", "override", "learned")}
-            self._keys[name] = [
-                *(own["epoch"], *(f"{base}:{part}" for part in _READABLE), own["window"], own["probes"]),
-                *(f"{base}:transitions", own["override"], own["learned"]),
-            ]
-        return self._keys[name]
+        base = f"{self.prefix}:{{{name}}}" if self._cluster else f"{self.prefix}:{name}"
+        own = f"{base}:{LAYOUT}"
+        return [
+            *(f"{own}:epoch", *(f"{base}:{part}" for part in _READABLE), f"{own}:window", f"{own}:probes"),
+            *(f"{base}:transitions", f"{own}:override", f"{own}:learned"),
+        ]
 
     async def _one(self, script: str, name: str, *args: Any) -> View:
         return _view(await self._run(script, self._block(name), name, *args))

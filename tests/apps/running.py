@@ -37,17 +37,23 @@ class Listening:
         """Its base address."""
         return f"http://127.0.0.1:{self.port}"
 
-    async def raw(self, *parts: bytes, within: float = 5.0) -> bytes:
-        """Send these bytes, part by part, and return all that comes back until the server hangs up or stays idle."""
+    async def raw(self, sent: bytes, *then: bytes, within: float = 5.0, closes: bool = False) -> bytes:
+        """Send bytes, and return all that comes back until the server hangs up (it must, if `closes`) or stays idle.
+
+        What is sent `then` follows the first answer.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        with contextlib.suppress(ConnectionError):
-            for part in parts:
-                writer.write(part)
-                await writer.drain()
+        writer.write(sent)
         found = bytearray()
-        with contextlib.suppress(TimeoutError, ConnectionError):
+        try:
             while chunk := await asyncio.wait_for(reader.read(65_536), within):
                 found += chunk
+                writer.write(b"".join(then))
+                then = ()
+        except TimeoutError:
+            assert not closes, "the connection is still open"
+        except ConnectionError:
+            pass
         writer.close()
         return bytes(found)
 

@@ -11,9 +11,11 @@ import pytest
 
 from apps.auth import app as auth_app
 from apps.auth import stats as stats_module
+from apps.auth.faults import Fault, Faults
 from apps.auth.settings import Settings
 from apps.shared.connection import BrokenOffError
-from apps.shared.settings import SettingsError
+from apps.shared.redis import connect
+from apps.shared.settings import RedisSettings, SettingsError
 from tests.apps.running import comes, problem
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -56,6 +58,7 @@ async def test_token(auth: Auths) -> None:
         response = await client.get("/users/ada", headers={"authorization": header} if header else {})
         problem(response, 401)
         assert response.headers["www-authenticate"] == "Bearer"
+    assert (await client.get("/stats")).json()["received"] == 4
     problem(await client.delete("/faults"), 401)
     assert (await client.get("/users/ada", headers={"authorization": "bearer hunter2"})).status_code == 200
 
@@ -228,6 +231,27 @@ async def test_redis_away(auth: Auths, proxy: Proxy) -> None:
     await comes(well, "the end of the fault")
     await proxy.accept()
     await comes(taken_back, "Redis to be found again")
+
+
+async def test_order_is_not_undone_by_an_earlier_look(redis_url: str, prefix: str) -> None:
+    """What a look had found before an order was given does not undo the order."""
+    faults = Faults(connect(RedisSettings(redis_url=redis_url)), prefix)
+    looked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow_look() -> tuple[str | None, float]:
+        looked.set()
+        await go.wait()
+        go.clear()
+        return None, 0.0
+
+    faults._look = slow_look
+    async with faults.watching():
+        await looked.wait()
+        await faults.order(Fault(kind="error", expires_seconds=60))
+        looked.clear()
+        go.set()
+        await looked.wait()
+        assert faults.now
 
 
 async def test_garbage_in_redis_is_no_fault(auth: Auths, server: Server, prefix: str) -> None:

@@ -40,7 +40,7 @@ class Body(httpx.AsyncByteStream):
 
 START = b'{"user_id": "ada", "roles": ["adm'
 BROKEN = httpx.RemoteProtocolError("peer closed connection without sending complete message body")
-BIG = Body(*[b'{"user_id": "ada", "roles": ["admin"], "more": "' + b"x" * 65_536] * 160)
+BIG = Body(START, b'in"], "more": "', *[b"x" * 65_536] * 160, b'"}')
 Said = httpx.Response | Exception
 
 CASES: dict[str, tuple[Said, str | None, Outcome]] = {
@@ -219,6 +219,22 @@ async def test_open_circuit(fallback: str, source: str, profile: Profiles, upstr
     answer = await replica.auth()
     assert (answer["source"], answer["reason"]) == (source, "circuit_open")
     assert len(upstream.calls) == arrived
+
+
+async def test_large_answer_is_not_read(profile: Profiles, upstream: respx.MockRouter) -> None:
+    """Of an answer that is too large no more is read than it takes to know that."""
+    read = 0
+
+    class Counted(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            nonlocal read
+            for _ in range(1000):
+                read += 10_000
+                yield b" " * 10_000
+
+    say(upstream, httpx.Response(200, headers=JSON, stream=Counted()))
+    assert (await (await profile()).auth())["source"] == "unknown"
+    assert read == 70_000
 
 
 async def test_fallback_fail(profile: Profiles, upstream: respx.MockRouter) -> None:

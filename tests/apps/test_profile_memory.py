@@ -229,6 +229,18 @@ async def test_roles_taken_away_do_not_come_back(replica: Memories) -> None:
     assert {await roles(one), await roles(other)} <= {None, READER}
 
 
+async def test_what_the_fleet_knew_is_kept_for_when_redis_is_away(replica: Memories) -> None:
+    """A replica that has read what the fleet knows, a refusal too, remembers it without Redis."""
+    one, other = await replica(), await replica()
+    other.learn("eve", other.ask(), ADMIN)
+    one.learn("ada", one.ask(), ADMIN)
+    await one.refuse("eve", one.ask())
+    await written(one)
+    assert (await roles(other), await roles(other, "eve")) == (ADMIN, None)
+    other._away = other._trying = True
+    assert (await roles(other), await roles(other, "eve")) == (ADMIN, None)
+
+
 async def test_too_old_is_unknown(replica: Memories) -> None:
     """What has reached the age of the setting, or the end of its validity, is not served."""
     local = Local()

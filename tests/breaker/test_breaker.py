@@ -23,6 +23,7 @@ from commontrip import (
     Policy,
     SlowCallRate,
     State,
+    StoreUnavailableError,
     SuccessRatio,
     Trip,
 )
@@ -354,15 +355,15 @@ async def test_hanging_calls_count_while_they_hang(breakers: Breakers) -> None:
 
 
 async def test_a_quick_call_before_a_hanging_one_is_not_waited_for(breakers: Breakers) -> None:
-    """Only what still runs is looked at: calls that have ended are neither counted again nor in the way."""
-    auth, go_on = breakers.get("auth", policy(slow(0.03, 2))), asyncio.Event()
+    """Only what still runs is looked at, each call when it is due."""
+    auth, go_on = breakers.get("auth", policy(slow(0.1, 9))), asyncio.Event()
     await auth.call(fine)
+    await asyncio.sleep(0.05)  # the first look will come too early for the next call
     hanging = asyncio.create_task(auth.call(go_on.wait))
-    await auth.call(asyncio.sleep, 0.01)
     await eventually(lambda: auth.snapshot.counts.slow == 1, "the hanging call to be counted")
     go_on.set()
     await hanging
-    assert await counted(breakers, auth) == Counts(3, 0, 1)
+    assert await counted(breakers, auth) == Counts(2, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -425,6 +426,54 @@ async def test_a_hanging_probe_fails_at_its_limit(breakers: Breakers) -> None:
     probe.end(Outcome.SUCCESS)
     await breakers.flush()
     assert auth.state is State.OPEN
+
+
+# -- outcomes that cannot be told
+
+
+class Mute(MemoryStore):
+    """A store that takes its time over a batch, and then does not do it."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock=clock)
+        self.clock = clock
+
+    async def record(self, batches: Any) -> Any:
+        """Take two seconds for nothing."""
+        self.clock.advance(2)
+        raise StoreUnavailableError("record", f"{len(batches)} batches are too many")
+
+
+async def test_what_is_not_delivered_in_time_is_dropped(clock: FakeClock, heard: RecordingListener) -> None:
+    """Outcomes that could not be delivered within a second are dropped and reported, never counted late."""
+    async with Breakers(Mute(clock), clock=clock, listeners=[heard]) as breakers:
+        auth = breakers.get("auth", policy())
+        await fail(auth, 2)
+        await breakers.flush()
+        await fail(auth, 1)
+        await breakers.flush()
+        assert (auth.state, auth.snapshot.counts.failures) == (State.CLOSED, 1)
+    reports = {report.kind: report.text for report in heard.reports}
+    assert reports.keys() == {"store_error", "local_mode", "lost_batch"}
+    assert reports["lost_batch"].startswith("2 outcomes were not delivered")
+
+
+async def test_reports_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, breakers: Breakers, heard: RecordingListener
+) -> None:
+    """What is reported once a minute is remembered for so many breakers and no more: memory is bounded."""
+    monkeypatch.setattr("commontrip._listener.MOST_REPORTED", 3)
+
+    class Broken:
+        def trips(self, _: Counts) -> bool:
+            raise LookupError("strategy")
+
+    broken = policy(Broken())
+    for name in ("a", "a", "b", "c", "d", "d", "e", "a"):
+        await fail(breakers.get(name, broken))
+    told = [report.breaker for report in heard.reports]
+    assert told[:5] == ["a", "b", "c", "d", "e"]
+    assert "a" in told[5:]
 
 
 # -- for adapters
@@ -547,7 +596,7 @@ async def test_disabled_lets_everything_pass_and_counts_nothing(breakers: Breake
     )
     clock.advance(60)
     assert auth.snapshot.override is None
-    await auth.read()
+    await fail(auth)  # the first one finds out that the order is over
     await opened(breakers, auth)
 
 
@@ -562,6 +611,23 @@ async def test_observe_only_reports(breakers: Breakers, heard: RecordingListener
     assert (auth.state, auth.snapshot.provisional) == (State.CLOSED, False)
     assert [(report.kind, report.breaker) for report in heard.reports] == [("would_open", "auth")]
     assert "would have opened: 5 failures" in heard.reports[0].text
+
+
+async def test_an_order_survives_the_loss_of_its_keys(clock: FakeClock, heard: RecordingListener) -> None:
+    """A replica that remembers an order tells it to a store that has forgotten everything."""
+    store = MemoryStore(clock=clock)
+    async with Breakers(store, clock=clock, listeners=[heard]) as breakers:
+        auth = breakers.get("auth", policy())
+        await auth.override(Override.DISABLED, **ANN, seconds=60)
+        clock.advance(10)
+        store.forget("auth")
+        await auth.read()
+        await breakers.flush()
+        snapshot = await auth.read()
+    assert (snapshot.state, snapshot.override) == (State.CLOSED, Override.DISABLED)
+    assert snapshot.transition
+    assert snapshot.transition.reason == "reasserted"
+    assert snapshot.transition.override_until - clock() == pytest.approx(50, abs=1)
 
 
 @pytest.mark.parametrize(

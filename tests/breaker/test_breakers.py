@@ -69,6 +69,13 @@ async def test_a_name_is_one_breaker(breakers: Breakers) -> None:
     assert (auth.name, auth.policy, repr(auth)) == ("auth", Policy(window=5), "<Breaker 'auth' CLOSED>")
 
 
+async def test_finding_makes_nothing(breakers: Breakers) -> None:
+    """A breaker can be found if it is there; looking for one makes none."""
+    assert breakers.find("auth") is None
+    auth = breakers.get("auth")
+    assert breakers.find("auth") is auth
+
+
 async def test_another_policy_for_a_name_is_refused(breakers: Breakers) -> None:
     """Two policies for one name are a ValueError that shows both."""
     auth = breakers.get("auth", Policy(window=5))

@@ -51,7 +51,7 @@ async def test_t21_calls_cost_no_command_and_a_probe_two(proxy: Proxy, prefix: s
         before = dict(proxy.counts)
         probe.returned(None)
         await quiet(proxy)
-        both = dict(proxy.counts)
+        both = {command: times for command, times in proxy.counts.items() if command != "MGET"}  # a look may fall here
     print(
         f"T21: 1000 closed calls and 1000 refusals with Redis frozen ({closed * 1e3:.0f} ms);"
         f" a second of calls: {busy} commands; a probe: {before} before, {both} in all"

@@ -6,6 +6,7 @@ import pytest
 
 from commontrip import ConsecutiveFailures, Counts, FailureCount, Outcome, Override, State
 from tests.breaker.members import Join, Member, joins, policy
+from tests.support.unreliable_store import Clock
 from tests.support.waiting import eventually
 
 INTERVAL = 0.1
@@ -139,6 +140,20 @@ async def test_race_24_a_batch_of_an_earlier_epoch_is_not_counted(join: Join) ->
         await a.succeed()
         await quiet(a)
         assert (await counted(b)).calls == 1
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_jump_of_the_stores_clock_loses_no_batch(redis_url: str, prefix: str, hours: int) -> None:
+    """What is delivered in time counts, although the replica does not know yet that the store's clock is another."""
+    clock = Clock()
+    join = joins(redis_url, prefix, policy(FailureCount(1_000_000)))
+    async with join(clock=clock) as a:
+        await a.succeed()
+        await a.breakers.flush()
+        clock.shift += 3600 * hours
+        await a.fail()
+        await a.breakers.flush()
+        assert (await counted(a)).failures == 1
 
 
 async def test_race_26_a_success_hides_no_streak(redis_url: str, prefix: str) -> None:

@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -53,7 +52,7 @@ class Fleet(RuleBasedStateMachine):
         """Let the world go on until this is done."""
         self.broken = True
         result = self.runner.run(work)
-        self.runner.run(self.world.check_counts())
+        self.runner.run(self.world.check_failures())
         self.broken = False
         return result
 
@@ -105,17 +104,16 @@ class Fleet(RuleBasedStateMachine):
 
         self.run(work())
 
-    @precondition(lambda self: self.world.running)
     @rule(index=st.integers(0, 20), outcome=outcomes)
     def end(self, index: int, outcome: Outcome) -> None:
         """One that has taken its time."""
 
         async def work() -> None:
-            self.world.end(self.world.running[index % len(self.world.running)], outcome)
+            if running := self.world.running:  # what runs depends on time, and so no rule may
+                self.world.end(running[index % len(running)], outcome)
 
         self.run(work())
 
-    @precondition(lambda self: self.world.running)
     @rule(outcome=outcomes)
     def end_all(self, outcome: Outcome) -> None:
         """All of them."""
@@ -142,7 +140,7 @@ class Fleet(RuleBasedStateMachine):
             again = await self.world.admit(member, name)
             assert again is None, f"{member.breakers.replica} outran itself"
 
-    @rule(seconds=st.sampled_from([0.0, 0.005, 0.03, 0.12, 0.3, 0.6]))
+    @rule(seconds=st.sampled_from([0.0, 0.02, 0.12, 0.6]))
     def wait(self, seconds: float) -> None:
         """Time passes."""
         self.run(asyncio.sleep(seconds))

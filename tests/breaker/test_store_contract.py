@@ -841,11 +841,22 @@ class FleetContract:
     async def test_a_new_epoch_is_learned_anew(self, caller: Caller, store: Store) -> None:
         """What was learned of an earlier epoch says nothing of this one."""
         first = await caller.seed()
-        await store.presence("r1", 30.0)
-        await store.learned("auth", first, "r1", 0.01)
+        await store.presence("r2", 30.0)
+        await store.learned("auth", first, "r2", 0.01)
+        assert await store.fleet("auth") == {"r2": 0.01}
         await caller.open()
-        await store.learned("auth", first, "r1", 0.02)
+        await store.learned("auth", first, "r2", 0.02)
+        assert await store.fleet("auth") == {"r2": None}
+
+    async def test_the_maker_knows_at_once(self, caller: Caller, store: Store) -> None:
+        """Who makes a transition has learned of it by that, whatever made it."""
+        await store.presence("r1", 30.0)
+        await caller.seed()
+        assert await store.fleet("auth") == {"r1": 0.0}
+        await caller.half_open("l1", replica="r2")
         assert await store.fleet("auth") == {"r1": None}
+        await caller.settle("l1", "f")
+        assert await store.fleet("auth") == {"r1": 0.0}
 
     async def test_nobody_learns_of_nothing(self, store: Store) -> None:
         """Learning of a breaker that is not there leaves no trace."""

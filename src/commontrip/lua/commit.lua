@@ -70,6 +70,8 @@ local function commit(key, name, e, to, new)
   end
   redis.pcall('PEXPIRE', key.transitions, math.max(86400000, ttl))
   redis.pcall('DEL', key.learned)
+  redis.pcall('HSET', key.learned, new.replica, 0)
+  redis.pcall('PEXPIRE', key.learned, ttl)
   redis.pcall('PUBLISH', CHANNEL, name .. ' ' .. made.record)
   return made
 end

@@ -1,0 +1,425 @@
+"""The faults: what breaks a promise of the library, and the tests that say so."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A fault: in `file` of src/commontrip `new` stands for `old`, and `tests` of tests/breaker must go red."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def apply(self, text: str) -> str:
+        """Return the text with the fault; a `ValueError` if there is not exactly one place for it."""
+        if (found := text.count(self.old)) != 1:
+            raise ValueError(f"{self.file} holds {self.old!r} {found} times, not once")
+        return text.replace(self.old, self.new)
+
+
+_STORE = "test_store_contract.py::TestStandalone::"
+_MEMORY = "test_store_contract.py::TestMemory::"
+
+MUTANTS = (
+    # -- one transition, one winner
+    Mutant(
+        "compare-and-set removed",
+        "lua/transition.lua",
+        "(e and e.id or '') ~= expected",
+        "false",
+        (f"{_STORE}test_of_many_one_wins", "test_counting.py::test_t04_a_late_trip_changes_no_newer_epoch"),
+    ),
+    Mutant(
+        "compare-and-set removed in memory",
+        "_memory.py",
+        '(str(breaker.transition.epoch) if breaker else "") != change.expected',
+        "False",
+        (f"{_MEMORY}test_the_epoch_decides_who_wins",),
+    ),
+    Mutant(
+        "a repeated transition is lost",
+        "lua/transition.lua",
+        "if e and e.token == token then",
+        "if false then",
+        (f"{_STORE}test_a_repeated_transition_is_won_again_and_made_once",),
+    ),
+    Mutant(
+        "stale facts accepted",
+        "lua/transition.lua",
+        "if decided > 0 and",
+        "if false and",
+        (f"{_STORE}test_old_facts_make_nothing", "test_races_refusals.py::test_race_28_stale"),
+    ),
+    Mutant(
+        "floor ignored on re-assertion",
+        "lua/commit.lua",
+        "math.max(e and e.n or -1, new.floor or -1)",
+        "(e and e.n or -1)",
+        (
+            f"{_STORE}test_the_number_rises_above_all_that_is_remembered",
+            "test_store_lost.py::test_t13_a_failover_that_lost_writes_is_told_what_it_lost",
+        ),
+    ),
+    Mutant(
+        "a maker does not know its own",
+        "_knowledge.py",
+        "made = found.replica == self._replica.id",
+        "made = False",
+        ("test_races_epochs.py::test_race_10_a_maker_that_was_never_told_knows_its_own",),
+    ),
+    # -- every outcome counts once, in its own epoch
+    Mutant(
+        "epoch ignored in record",
+        "lua/record.lua",
+        "e.id ~= ARGV[a] or ",
+        "",
+        (
+            f"{_STORE}test_another_epoch_is_old",
+            "test_races_batches.py::test_race_24_a_batch_of_an_earlier_epoch_is_not_counted",
+        ),
+    ),
+    Mutant(
+        "batch counted twice",
+        "lua/record.lua",
+        "status = 'dup'",
+        "status = 'ok'",
+        (f"{_STORE}test_a_repeated_batch_is_counted_once", "test_races_batches.py::test_race_02_losses_lose_and_double_nothing"),
+    ),
+    Mutant(
+        "batch counted after its deadline",
+        "lua/record.lua",
+        "status = 'late'",
+        "status = 'ok'",
+        (f"{_STORE}test_a_late_batch_is_not_counted",),
+    ),
+    Mutant(
+        "batch dropped on a lost reply",
+        "_replica.py",
+        "self._dirty |= {circuit.name: circuit for circuit, _ in batches}",
+        "[circuit.ledger.answered(batch) for circuit, batch in batches]",
+        (
+            "test_races_batches.py::test_race_02_what_comes_during_a_repetition_leaves_by_itself",
+            "test_races_batches.py::test_race_02_losses_lose_and_double_nothing",
+        ),
+    ),
+    Mutant(
+        "a late answer clears the next batch",
+        "_ledger.py",
+        "        if self._sent is batch:\n            self._sent = None",
+        "        self._sent = None\n        self._take()",
+        ("test_races_batches.py::test_race_01_a_repeated_batchs_reply_clears_only_that_batch",),
+    ),
+    Mutant(
+        "failures ahead of successes",
+        "_counts.py",
+        "        run = self.look()\n        self._clear()\n",
+        "        later, self.ok = (self.ok, 0) if self.bad else (0, self.ok)\n"
+        "        run = self.look()\n        self._clear()\n        self.ok = later\n",
+        ("test_counts.py::test_batches_equal_the_one_by_one_count", "test_counting.py::test_t20_a_rate_far_below_the_threshold_never_trips"),
+    ),
+    Mutant(
+        "streak peak forgotten",
+        "lua/record.lua",
+        "w[6], w[5], math.max(0,",
+        "w[5], w[5], math.max(0,",
+        (f"{_STORE}test_a_success_hides_no_streak", "test_races_batches.py::test_race_26_a_success_hides_no_streak"),
+    ),
+    Mutant(
+        "window never ages",
+        "lua/window.lua",
+        "if start > now - span then",
+        "if true then",
+        (f"{_STORE}test_a_window_ages",),
+    ),
+    Mutant(
+        "a restarted replica repeats the numbers of the one before it",
+        "_replica.py",
+        'self.sender = f"{self.id}.{token()}"',
+        "self.sender = self.id",
+        ("test_races_found.py::test_f11_a_restarted_replica_of_the_same_name_counts",),
+    ),
+    Mutant(
+        "cancellation counted",
+        "_policy.py",
+        "return Outcome.CANCELLED",
+        "return Outcome.FAILURE",
+        ("test_calls.py::test_t07_a_cancelled_call_counts_for_nothing",),
+    ),
+    # -- the probe budget is the fleet's
+    Mutant(
+        "budget ignored",
+        "lua/lease.lua",
+        "local full = p[2] + p[3] + live >= budget",
+        "local full = false",
+        (f"{_STORE}test_the_budget_is_the_fleets", "test_probes.py::test_t01_the_probe_budget_is_the_fleets"),
+    ),
+    Mutant(
+        "budget ignored in local mode",
+        "_memory.py",
+        "if breaker.succeeded + breaker.failed + live >= lease.probes:",
+        "if False:",
+        (f"{_MEMORY}test_the_budget_is_the_fleets", "test_races_outages.py::test_probes_that_run_fill_the_local_budget"),
+    ),
+    Mutant(
+        "lease never expires",
+        "lua/commit.lua",
+        "if p[i + 1] > now then",
+        "if true then",
+        (f"{_STORE}test_a_lease_runs_out", "test_probes.py::test_t02_a_dead_probers_place_is_free_within_the_lease"),
+    ),
+    Mutant(
+        "probe renewal missing",
+        "_calls.py",
+        "if due < left:",
+        "if False:",
+        (
+            "test_races_found.py::test_f6a_slow_probe_of_the_earlier_round_fills_a_place",
+            "test_probes.py::test_t01_the_probe_budget_is_the_fleets",
+        ),
+    ),
+    Mutant(
+        "probe limit missing",
+        "_calls.py",
+        'self.end(Outcome.SLOW if circuit.slower_than else Outcome.FAILURE, "ProbeLimit")',
+        "pass",
+        ("test_breaker.py::test_a_hanging_probe_fails_at_its_limit",),
+    ),
+    Mutant(
+        "a cancelled probe has failed",
+        "_calls.py",
+        '.get(outcome, "n")',
+        '.get(outcome, "f")',
+        ("test_calls.py::test_t07_a_cancelled_call_counts_for_nothing",),
+    ),
+    Mutant(
+        "settle of another round counts",
+        "lua/settle.lua",
+        "if e.id ~= id or e.state ~= 'HALF_OPEN' or p[1] ~= e.token then",
+        "if e.state ~= 'HALF_OPEN' then",
+        (
+            f"{_STORE}test_a_probe_of_another_round_frees_its_place_only",
+            "test_counting.py::test_t04_a_late_probe_changes_no_newer_round",
+        ),
+    ),
+    Mutant(
+        "a probe that lost its place counts",
+        "lua/settle.lua",
+        "if not held then",
+        "if false then",
+        (f"{_STORE}test_only_a_held_lease_counts", "test_races_leases.py::test_race_08_an_expired_lease_settles_nothing"),
+    ),
+    Mutant(
+        "a repeated settlement ends the round again",
+        "lua/settle.lua",
+        "if e.token == token then",
+        "if false then",
+        (
+            f"{_STORE}test_a_repeated_settlement_that_ended_the_round",
+            "test_races_leases.py::test_race_09_a_repeated_settlement_ends_the_round_once",
+        ),
+    ),
+    Mutant(
+        "lost leases admit at once",
+        "lua/lease.lua",
+        "e.token, 0, 0, now + length, true",
+        "e.token, 0, 0, 0, true",
+        (
+            "test_redis_store.py::test_lost_leases_admit_nobody_for_one_lease",
+            "test_store_lost.py::test_t13_a_flush_in_half_open_lets_no_more_probes_through",
+        ),
+    ),
+    Mutant(
+        "refusal writes",
+        "lua/lease.lua",
+        "if dirty then save_probes",
+        "if true then save_probes",
+        ("test_redis_store.py::test_a_refusal_extends_nothing", "test_counting.py::test_t05_observing_changes_nothing"),
+    ),
+    Mutant(
+        "no rest after a refusal",
+        "_places.py",
+        "_REST = 0.1",
+        "_REST = 0.0",
+        ("test_probes.py::test_t01_the_probe_budget_is_the_fleets",),
+    ),
+    # -- nobody waits, and a replica never outruns itself
+    Mutant(
+        "a closed call asks the store",
+        "_breaker.py",
+        "entry: Tally | Call | None = circuit.gate\n",
+        "entry: Tally | Call | None = circuit.gate\n        await self.read()\n",
+        ("test_keys.py::test_t21_calls_cost_no_command_and_a_probe_two",),
+    ),
+    Mutant(
+        "provisional refusal missing",
+        "_circuit.py",
+        "self.provisional_until = self.clock() + self.policy.cooldown.initial",
+        "self.provisional_until = 0.0",
+        ("test_breaker.py::test_the_next_call_finds_it_open", "test_races_refusals.py::test_race_28_confirmed"),
+    ),
+    Mutant(
+        "provisional refusal never withdrawn",
+        "_circuit.py",
+        "        if self.provisional:\n            self.provisional_until = 0.0",
+        "        if False:\n            self.provisional_until = 0.0",
+        (
+            "test_races_refusals.py::test_race_28_enough_successes_elsewhere",
+            "test_races_refusals.py::test_race_28_an_order_that_the_store_still_holds",
+        ),
+    ),
+    Mutant(
+        "what crosses the threshold does not hurry",
+        "_replica.py",
+        "self._hurried |= hurry",
+        "self._hurried |= False",
+        ("test_races_refusals.py::test_race_28_confirmed",),
+    ),
+    Mutant(
+        "the fleet's load is not bounded",
+        "_replica.py",
+        "return max(interval, self.fleet * commands / (self._rate * _SHARES[interval]))",
+        "return interval",
+        (),
+    ),
+    # -- one clock
+    Mutant(
+        "own clock used instead of the store's",
+        "_knowledge.py",
+        "max(found.until, found.override_until) - now)",
+        'max(found.until, found.override_until) - __import__("time").time())',
+        ("test_clocks.py::test_t09_replica_clocks_an_hour_apart_change_nothing",),
+    ),
+    Mutant(
+        "a clock gone back lengthens a cooldown",
+        "lua/common.lua",
+        "if (e.state == 'OPEN' and e.till - now > e.cooldown) or",
+        "if false and",
+        ("test_redis_store.py::test_a_cooldown_lasts_no_longer_than_itself",),
+    ),
+    Mutant(
+        "TTL shorter than the open period",
+        "lua/commit.lua",
+        "local ttl = BASE + span",
+        "local ttl = BASE",
+        (
+            "test_redis_store.py::test_every_key_has_a_ttl_that_outlives_the_open_period",
+            "test_clocks.py::test_t15_every_key_expires_and_outlives_the_open_period",
+        ),
+    ),
+    Mutant(
+        "retry_after ignored",
+        "_circuit.py",
+        "self.policy.cooldown.after(opens, retry_after)",
+        "self.policy.cooldown.after(opens)",
+        (
+            "test_breaker.py::test_retry_after_lengthens_the_cooldown",
+            "test_fleet.py::test_t27_the_dependencys_retry_after_is_the_fleets_cooldown",
+        ),
+    ),
+    # -- the store may fail
+    Mutant(
+        "local mode never entered",
+        "_line.py",
+        "self.down = True",
+        "self.down = False",
+        (
+            "test_races_refusals.py::test_race_28_no_answer",
+            "test_store_lost.py::test_t12_a_service_starts_without_redis_and_joins_later",
+        ),
+    ),
+    Mutant(
+        "never goes home",
+        "_circuit.py",
+        "if self.knowledge.local and not self.replica.line.down:",
+        "if False:",
+        (
+            "test_store_lost.py::test_t12_a_service_starts_without_redis_and_joins_later",
+            "test_races_outages.py::test_race_33_a_store_that_refuses_writes_is_away",
+        ),
+    ),
+    Mutant(
+        "the verdict is not kept in local mode",
+        "_knowledge.py",
+        "self.local.load(self._circuit.name",
+        "MemoryStore().load(self._circuit.name",
+        ("test_store_lost.py::test_t11_without_redis_the_verdict_is_held_then_each_replica_protects",),
+    ),
+    Mutant(
+        "a local verdict is not told at home",
+        "_knowledge.py",
+        "if here and decided_alone and stood_still and",
+        "if False and here and",
+        ("test_store_lost.py::test_t11_without_redis_the_verdict_is_held_then_each_replica_protects",),
+    ),
+    Mutant(
+        "a newborn incarnation admits at once",
+        "_knowledge.py",
+        "NEWBORN = 0.025",
+        "NEWBORN = 0.0",
+        ("test_store_lost.py::test_t13_a_flush_while_open_lets_a_newborn_make_no_call",),
+    ),
+    Mutant(
+        "who remembers OPEN seeds CLOSED",
+        "_knowledge.py",
+        "seed=seed and not self.remembers,",
+        "seed=seed,",
+        ("test_races_epochs.py::test_race_05_an_empty_store_hears_of_no_closed_epoch",),
+    ),
+    Mutant(
+        "override not re-asserted after a flush",
+        "_knowledge.py",
+        "override=held.override if ordered_for else None,",
+        "override=None,",
+        ("test_fleet.py::test_t26_an_order_reaches_all_and_survives_restarts_and_a_flush",),
+    ),
+    Mutant(
+        "a gap in the subscription is ignored",
+        "_replica.py",
+        "circuit.knowledge.suspect()",
+        "pass",
+        (),
+    ),
+    # -- anyone can read it, and SET it
+    Mutant(
+        "SET by hand ignored",
+        "lua/common.lua",
+        "if STATES[state or ''] and e.mode == '-' then return e, state, mended end",
+        "",
+        (
+            "test_redis_store.py::test_a_state_set_by_hand_becomes_a_transition",
+            "test_fleet.py::test_t26_a_state_set_by_hand_under_a_probe_is_obeyed",
+        ),
+    ),
+    Mutant(
+        "no looks beside the subscription",
+        "_replica.py",
+        "if not quiet or self.line.down:",
+        "if True:",
+        ("test_races_outages.py::test_a_set_after_another_answer_is_obeyed_within_a_second",),
+    ),
+    Mutant(
+        "hash tag missing in a Cluster",
+        "redis.py",
+        'f"{self.prefix}:{{{name}}}" if self._cluster else ',
+        "",
+        ("test_keys.py::test_t22_all_keys_of_a_breaker_share_a_slot",),
+    ),
+    # -- the caller's result is the caller's
+    Mutant(
+        "listener exception let through",
+        "_listener.py",
+        "except Exception:",
+        "except ArithmeticError:",
+        ("test_calls.py::test_t17_a_raising_listener_changes_nothing",),
+    ),
+    Mutant(
+        "a hook's exception let through",
+        "_circuit.py",
+        "return look(what)\n        except Exception as error:",
+        "return look(what)\n        except ArithmeticError as error:",
+        ("test_breaker.py::test_hooks_that_raise_change_nothing",),
+    ),
+)
