@@ -44,7 +44,7 @@ class StoreClock:
 
     def earliest(self, moment: float) -> float:
         """Return what Redis's clock showed at the least at a moment of ours."""
-        return moment + self._said - self._received - _DRIFT * abs(moment - self._received)
+        return moment + self._said - self._received - self._drift(moment - self._received)
 
     def there(self, answer: Answer) -> Answer:
         """Date by Redis's clock what is dated by ours."""
@@ -56,9 +56,12 @@ class StoreClock:
 
     def _dated(self, answer: Answer, least: float, most: float, known_at: float) -> Answer:
         def early(moment: float) -> float:
-            return moment if moment == inf else moment + least - _DRIFT * abs(moment - known_at)
+            return moment if moment == inf else moment + least - self._drift(moment - known_at)
 
         def late(moment: float) -> float:
-            return moment + most + _DRIFT * abs(moment - known_at)
+            return moment + most + self._drift(moment - known_at)
 
         return Answer(answer.roles, early(answer.asked), late(answer.answered), early(answer.expires))
+
+    def _drift(self, passed: float) -> float:
+        return _DRIFT * (abs(passed) + self._received - self._sent)

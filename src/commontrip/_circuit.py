@@ -229,7 +229,7 @@ class Circuit:
 
     def answered(self, batch: Batch, view: View) -> None:
         """Hear what became of a batch."""
-        self.ledger.answered(batch)
+        self.ledger.answered(batch, late=view.status == "late")
         self.knowledge.learn(view)
         if view.status in ("ok", "dup", "late"):
             self._decide(view)

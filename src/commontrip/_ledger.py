@@ -1,6 +1,7 @@
 """What one replica has counted of one breaker: what the store has answered for, what is under way, what waits."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from commontrip._counts import Counts, Run, Tally
@@ -103,11 +104,16 @@ class Ledger:
             )
         return self._sent
 
-    def answered(self, batch: Batch) -> None:
-        """Hear that a batch has been dealt with; a late answer to an earlier one clears nothing."""
+    def answered(self, batch: Batch, *, late: bool) -> None:
+        """Hear that a batch has been dealt with; a late answer to an earlier one clears nothing.
+
+        What is late by the store's clock and not by ours is sent again: the store's clock has become another.
+        """
         self.answers += 1
         if self._sent is batch:
-            self._sent = None
+            left = self._sent_until - self._circuit.clock()
+            again = late and left > 0
+            self._sent = replace(batch, deadline=self._circuit.replica.line.now() + left) if again else None
 
     def set(self, counts: Counts) -> None:
         """Take in the store's counts."""

@@ -13,15 +13,19 @@ T = TypeVar("T")
 
 PATIENCE = 0.5
 """Seconds without any answer after which the store is taken for gone."""
-_SLICES = 5
+_SLICES, _TURNS, _STALLED = 5, 20, 1.2
 
 
 async def within(seconds: float, future: asyncio.Future[Any]) -> bool:
-    """Wait for a result, in slices: time in which this process itself did not run is nobody's silence."""
-    for _ in range(_SLICES):
-        if (await asyncio.wait({future}, timeout=seconds / _SLICES))[0]:
-            return True
-    return False
+    """Wait for a result; if the loop has stalled meanwhile, some turns more: what has arrived is not late."""
+    started = time.monotonic()
+    await asyncio.wait({future}, timeout=seconds)
+    stalled = time.monotonic() - started > seconds * _STALLED
+    for _ in range(_TURNS if stalled else 0):
+        if future.done():
+            break
+        await asyncio.sleep(0)
+    return future.done()
 
 
 class Line:
@@ -46,7 +50,8 @@ class Line:
         """Await an answer; what is not `vital` says nothing of the store's health when it fails."""
         started, task, failed = self._clock(), asyncio.ensure_future(work), ""
         try:
-            if not await within(patience, task):
+            # In slices: time in which this process itself did not run is not the store's silence.
+            if not any([await within(patience / _SLICES, task) for _ in range(_SLICES) if not task.done()]):
                 raise StoreSilentError(operation, f"no answer for {patience:g} s")
             answer = task.result()
         except StoreUnavailableError as error:

@@ -14,11 +14,9 @@ class Recover(Protocol):
     @property
     def probes(self) -> int:
         """Probes in one round, all of which may be in flight at once."""
-        ...
 
     def verdict(self, successes: int, failures: int) -> State | None:
         """Say CLOSED, OPEN, or None to go on; pure, and never None once all probes have settled."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

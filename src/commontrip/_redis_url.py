@@ -27,39 +27,46 @@ def _settings() -> dict[str, Any]:
     return {**_CLIENT, "retry": Retry(NoBackoff(), 0)}
 
 
-def connect(url: str) -> Any:
+class _WrongError(ValueError):
+    """What is wrong with an address, in words that tell no secret."""
+
+
+def connect(url: Any) -> Any:
     """Return a client for the address; a wrong one is a `ValueError` that does not repeat its password."""
     if not isinstance(url, str):
         raise ValueError(f"a store's address is a text such as {_FORMS}, not {url!r}")
-    scheme, _, rest = url.partition("://")
+    scheme, found, _ = url.partition("://")
+    make = {"": _plain, "unix": _plain, "+sentinel": _sentinel, "+cluster": _cluster}.get(
+        scheme.removeprefix("rediss").removeprefix("redis")
+    )
+    wrong = "its scheme is none of them" if found else "it has no scheme"
     try:
-        if scheme in ("redis", "rediss", "unix") and rest:
-            _numbers(url)
-            return Redis.from_url(url, max_connections=64, **_settings())
-        if scheme in ("redis+sentinel", "rediss+sentinel"):
-            return _sentinel(url)
-        if scheme in ("redis+cluster", "rediss+cluster"):
-            return _cluster(url)
-    except ValueError as error:
-        raise ValueError(f"the store's address {_shown(url)!r} is wrong: {error}; it must be {_FORMS}") from None
-    raise ValueError(f"the store's address must be {_FORMS}, not {_shown(url)!r}")
+        if make and found:
+            return make(url)
+    except _WrongError as error:
+        wrong = str(error)
+    except ValueError:
+        wrong = "it cannot be read"
+    raise ValueError(f"the store's address must be {_FORMS}; {wrong}") from None
 
 
-def _shown(url: str) -> str:
-    scheme, _, rest = url.rpartition("://")
-    return f"{scheme}://{'…@' if '@' in rest else ''}{rest.rpartition('@')[2].partition('?')[0]}"
+def _plain(url: str) -> Any:
+    _numbers(url)
+    return Redis.from_url(url, max_connections=64, **_settings())
 
 
 def _numbers(url: str) -> None:
     """Raise for what redis-py would take and misread: a port or a database that is no number."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
+        if not parts.path:
+            raise _WrongError("it names no path")
         return
     parts.port  # noqa: B018 - raises ValueError
     if not parts.hostname:
-        raise ValueError("it names no host")
+        raise _WrongError("it names no host")
     if parts.path not in ("", "/") and not parts.path[1:].isdigit():
-        raise ValueError(f"the database must be a number, not {parts.path[1:]!r}")
+        raise _WrongError("the database must be a number")
 
 
 def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
@@ -67,7 +74,7 @@ def _hosts(netloc: str, port: int) -> list[tuple[str, int]]:
     for part in netloc.rpartition("@")[2].split(","):
         one = urlsplit(f"//{part}")
         if not one.hostname:
-            raise ValueError(f"{part!r} names no host")
+            raise _WrongError("one of its hosts has no name")
         hosts.append((one.hostname, one.port or port))
     return hosts
 
@@ -86,10 +93,10 @@ def _sentinel(url: str) -> Any:
     parts = urlsplit(url)
     service = parts.path.strip("/")
     if not service:
-        raise ValueError("a Sentinel address ends with /service")
+        raise _WrongError("a Sentinel address ends with /service")
     query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    if wrong := query.keys() - {"db", "sentinel_username", "sentinel_password"}:
-        raise ValueError(f"{sorted(wrong)} are not known")
+    if query.keys() - {"db", "sentinel_username", "sentinel_password"}:
+        raise _WrongError("its only options are db, sentinel_username and sentinel_password")
     login = {key.removeprefix("sentinel_"): value for key, value in query.items() if key.startswith("sentinel_")}
     asked = {**_settings(), "socket_timeout": 1.0, **_secure(url), **login}
     settings = {**_settings(), **_secure(url), **_login(parts.netloc), "db": int(query.get("db", "0"))}
@@ -99,6 +106,8 @@ def _sentinel(url: str) -> Any:
 
 def _cluster(url: str) -> Any:
     parts = urlsplit(url)
+    if parts.path.strip("/") or parts.query:
+        raise _WrongError("a Cluster has no databases and takes no options")
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts.netloc, 6379)]
     settings = {**_settings(), **_secure(url), **_login(parts.netloc)}
     return RedisCluster(startup_nodes=nodes, **settings)

@@ -33,11 +33,9 @@ class Registry(Protocol):
 
     def circuit(self, name: str) -> Circuit | None:
         """Return the circuit of that name, if there is one."""
-        ...
 
     def circuits(self) -> list[Circuit]:
         """Return all."""
-        ...
 
 
 def _jitter() -> float:

@@ -141,48 +141,36 @@ class Store(Protocol):
 
     async def start(self, heard: Callable[[str, str], None], gap: Callable[[], None]) -> None:
         """Connect and listen: `heard(name, record)` at each transition, `gap()` whenever some may have been missed."""
-        ...
 
     async def aclose(self) -> None:
         """Stop listening and disconnect."""
-        ...
 
     async def read(self, asks: Sequence[Ask]) -> list[View]:
         """Say what there is: ok, new (seeded), missing, ext (set by hand)."""
-        ...
 
     async def record(self, batches: Sequence[Batch]) -> list[View]:
         """Count outcomes: ok, dup (counted before), late, old (another epoch), missing, ext."""
-        ...
 
     async def transition(self, change: Change) -> View:
         """Change the state: won (also when repeated), lost, stale (facts too old), ext."""
-        ...
 
     async def lease(self, lease: Lease) -> View:
         """Ask for a probe's place: granted, full, open (not due), closed, missing, ext."""
-        ...
 
     async def settle(self, settlement: Settlement) -> View:
         """Give it back and count: counted, gone (the lease had run out), old (another round), missing, ext."""
-        ...
 
     async def look(self, names: Sequence[str]) -> list[tuple[str, str]]:
         """Return state and record of each as they stand, '' where there is none; touches nothing."""
-        ...
 
     async def history(self, name: str, count: int) -> list[tuple[Transition, str]]:
         """Return the last `count` transitions, the newest first, each with its note."""
-        ...
 
     async def presence(self, replica: str, seconds: float) -> int:
         """Say that a replica is there for `seconds` (0 = it leaves); return the size of the fleet."""
-        ...
 
     async def learned(self, name: str, epoch: str, replica: str, lag: float) -> None:
         """Note how late a replica applied a transition."""
-        ...
 
     async def fleet(self, name: str) -> dict[str, float | None]:
         """Return who is in the fleet, each with how late it learned of the current epoch; None if it has not."""
-        ...

@@ -24,7 +24,6 @@ class Trip(Protocol):
 
     def trips(self, counts: Counts) -> bool:
         """Say whether these counts, over the policy's window, open the circuit."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

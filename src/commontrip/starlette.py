@@ -15,13 +15,16 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any, cast
 
-import anyio
-from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+
+# What is missing shall be named by the package that the extra is named after.
+# isort: split
+import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from commontrip import _check
 from commontrip._breaker import Breaker, Snapshot

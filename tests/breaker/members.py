@@ -21,7 +21,9 @@ from commontrip import (
     SuccessRatio,
     Trip,
 )
+from commontrip._calls import Call
 from commontrip.redis import RedisStore
+from tests.support.servers import Server
 from tests.support.unreliable_store import Clock, UnreliableStore
 from tests.support.waiting import eventually
 
@@ -87,6 +89,16 @@ class Member(Listener):
             await self.breaker.admit()
         return caught.value
 
+    async def admitted(self, seconds: float) -> list[Call]:
+        """Ask again and again, and return the calls that were admitted; none of them is ended."""
+        calls, loop = [], asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            with contextlib.suppress(CircuitOpenError):
+                calls.append(await self.breaker.admit())
+            await asyncio.sleep(0.001)
+        return calls
+
     async def insists(self, condition: Callable[[], bool], what: str) -> None:
         """Make calls, which may be refused, until the condition holds."""
         calls = asyncio.create_task(self._call())
@@ -133,6 +145,13 @@ def joins(url: str, prefix: str, policy: Policy) -> Join:
             member.store.mend()
 
     return join
+
+
+def forget(server: Server, prefix: str) -> None:
+    """Lose all keys of one fleet, as FLUSHALL does."""
+    keys = server.cli("KEYS", f"{prefix}:*")
+    assert isinstance(keys, list)
+    server.cli("DEL", *keys)
 
 
 def policy(trip: Trip, *, probes: int = 1, cooldown: float = 30.0, **settings: Any) -> Policy:

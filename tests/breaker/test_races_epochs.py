@@ -1,15 +1,12 @@
 """Races between epochs: old news changes nothing, whichever way and however late it comes."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
 
-from commontrip import ConsecutiveFailures, Counts, FailureCount, FailureRate, Outcome, Override, Snapshot, State
-from commontrip._transition import Epoch, parse
-from tests.breaker.members import Boom, Join, Member, joins, policy
+from commontrip import ConsecutiveFailures, Outcome, Override, Snapshot, State
+from tests.breaker.members import Join, Member, forget, joins, policy
 from tests.support.servers import Server
-from tests.support.unreliable_store import Clock
 from tests.support.waiting import eventually
 
 
@@ -47,13 +44,6 @@ async def test_race_05_an_empty_store_hears_of_no_closed_epoch(join: Join, serve
         assert a.store.count("record") == batches
         told = [(made.state, made.reason) for made, _ in await a.breaker.history()]
         assert told == [(State.OPEN, "reasserted")]
-
-
-def forget(server: Server, prefix: str) -> None:
-    """Lose all keys of one fleet, as FLUSHALL does."""
-    keys = server.cli("KEYS", f"{prefix}:*")
-    assert isinstance(keys, list)
-    server.cli("DEL", *keys)
 
 
 async def test_race_10_a_maker_that_was_never_told_knows_its_own(join: Join) -> None:
@@ -135,7 +125,7 @@ async def test_race_11_an_answer_from_a_lost_incarnation_takes_nothing_back(
 def numbered(seen: Snapshot, number: int, **changes: object) -> str:
     """Return a record of the same incarnation with another number, and CLOSED."""
     made = seen.transition
-    epoch = replace(made.epoch, number=number, token="feed")
+    epoch = replace(made.epoch, number=number, token="feed")  # noqa: S106 - fences, and hides nothing
     return replace(made, epoch=epoch, state=State.CLOSED, until=0.0, **changes).record()
 
 

@@ -25,17 +25,6 @@ def join(redis_url: str, prefix: str) -> Join:
     return joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
 
 
-async def admitted(member: Member, seconds: float) -> list[Call]:
-    """Ask again and again, and return the calls that were admitted; none is ended."""
-    calls, loop = [], asyncio.get_running_loop()
-    end = loop.time() + seconds
-    while loop.time() < end:
-        with contextlib.suppress(CircuitOpenError):
-            calls.append(await member.breaker.admit())
-        await asyncio.sleep(0.005)
-    return calls
-
-
 async def outage(member: Member) -> None:
     """Let the store fall silent, and wait until the replica decides alone."""
     member.store.cut = True
@@ -52,7 +41,7 @@ async def test_race_33_a_store_that_refuses_writes_is_away(fresh_server: Callabl
         server.config("maxmemory", 1)
         await a.fail()
         await a.sees(State.OPEN)
-        probes = await admitted(a, 2.0)
+        probes = await a.admitted(2.0)
         assert (len(probes), a.breaker.snapshot.local) == (3, True)
         for probe in probes:
             probe.end(Outcome.SUCCESS)
@@ -75,7 +64,7 @@ async def test_a_store_that_refuses_writes_lets_a_slow_round_end(
         server.config("maxmemory", 1)
         await a.fail()
         await a.sees(State.OPEN)
-        first, second = await admitted(a, 1.0)
+        first, second = await a.admitted(1.0)
         first.end(Outcome.SUCCESS)
         await asyncio.sleep(1.0)
         second.end(Outcome.SUCCESS)
@@ -185,7 +174,7 @@ async def test_probes_that_run_fill_the_local_budget(redis_url: str, prefix: str
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), probes=2, cooldown=0.05, probe_lease=0.3))
     async with join() as a:
         await a.half_open()
-        assert len(await admitted(a, 0.2)) == 2
+        assert len(await a.admitted(0.2)) == 2
         a.store.refuse(1_000_000)
-        assert await admitted(a, 0.7) == []
+        assert await a.admitted(0.7) == []
         assert a.breaker.snapshot.local

@@ -154,7 +154,7 @@ def test_a_wrong_address_is_refused(url: str) -> None:
 @pytest.mark.parametrize("url", [None, 6379, b"redis://cache", ["redis://cache"]])
 def test_what_is_no_text_is_refused(url: Any) -> None:
     """An address that is no text is a ValueError."""
-    with pytest.raises(ValueError, match="a store's address is a text such as redis://host"):
+    with pytest.raises(ValueError, match=r"store's address .*redis://host"):
         RedisStore.from_url(url)
 
 

@@ -73,7 +73,10 @@ async def _run(mutants: list[Mutant]) -> int:
 def main() -> int:
     """Return 0 if every mutant was killed."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return asyncio.run(_run(_wanted()))
+    try:
+        return asyncio.run(_run(_wanted()))
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from tests.mutants.faults import Mutant
 _PROJECT = Path(__file__).parents[2]
 _PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=30")
 _WHERE = "import commontrip, tests; print(commontrip.__file__, tests.__file__, sep='\\n')"
+_SHOWN = 3000  # characters of what pytest says
 LONGEST = 90.0
 """Seconds that the tests of one mutant may take."""
 
@@ -71,10 +73,10 @@ async def run(project: Path, tests: Sequence[str]) -> Verdict:
     red = [line.split(" - ")[0] for line in said.splitlines() if line.startswith("FAILED ")]
     if code == 0:
         return verdict()
-    if "user_script:" in said:
-        return verdict(wrong=f"the script cannot be run:\n{said}")
+    if re.search(r"[^@]user_script:", said):
+        return verdict(wrong=f"the script cannot be run:\n{said[-_SHOWN:]}")
     if code != 1 or not red:
-        return verdict(wrong=f"the tests cannot be run:\n{said}")
+        return verdict(wrong=f"the tests cannot be run:\n{said[-_SHOWN:]}")
     return verdict(killed_by=red[0].rpartition("::")[2])
 
 

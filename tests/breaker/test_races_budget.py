@@ -1,0 +1,90 @@
+"""Races for the probe budget: who is at the dependency fills a place, whatever becomes of the keys."""
+
+from typing import Any
+
+import pytest
+
+from commontrip import ConsecutiveFailures, Outcome, State
+from tests.breaker.members import Join, forget, joins, policy
+from tests.breaker.test_races_leases import answers, probe
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+LEASE = 0.2
+
+
+def fleet(url: str, prefix: str, **settings: Any) -> Join:
+    """Members of a fleet that opens at one failure, and has two places among its probes."""
+    given: dict[str, Any] = {"probes": 2, "cooldown": 0.05, "probe_lease": LEASE} | settings
+    return joins(url, prefix, policy(ConsecutiveFailures(1), **given))
+
+
+@pytest.fixture
+def join(redis_url: str, prefix: str) -> Join:
+    """Such a fleet, with a short cooldown."""
+    return fleet(redis_url, prefix)
+
+
+async def test_a_slow_probe_of_the_earlier_round_fills_a_place(redis_url: str, prefix: str) -> None:
+    """A probe that outlasts its round, by more than a lease, still fills a place in the next one."""
+    join = fleet(redis_url, prefix, cooldown=2 * LEASE)
+    async with join() as a, join() as b:
+        await a.half_open()
+        slow = await probe(a)
+        (await probe(a)).end(Outcome.FAILURE)
+        await a.sees(State.OPEN)
+        await eventually(lambda: not a.breaker.snapshot.remaining, "the cooldown to end")
+        assert len(await b.admitted(2 * LEASE)) == 1
+        slow.end(Outcome.SUCCESS)
+        await eventually(lambda: answers(a, "settle")[-1:] == ["old"], "the slow one to be told apart")
+        assert (await probe(b)).probe
+
+
+async def test_running_probes_keep_their_places_through_a_flush(join: Join, server: Server, prefix: str) -> None:
+    """When all keys are lost the probes that run fill the budget, for longer than a lease (race 17)."""
+    async with join() as a, join() as b:
+        await b.succeed()
+        await a.half_open()
+        slow = [await probe(a), await probe(a)]
+        forget(server, prefix)
+        assert await b.admitted(4 * LEASE) == []
+        assert not any(one.done for one in slow)
+
+
+async def test_running_probes_keep_their_places_when_the_leases_are_lost(
+    join: Join, server: Server, prefix: str
+) -> None:
+    """When the leases alone are lost the probes that run fill the budget, for longer than a lease."""
+    async with join() as a, join() as b:
+        await b.succeed()
+        await a.half_open()
+        slow = [await probe(a), await probe(a)]
+        server.cli("DEL", f"{prefix}:auth:v1:probes")
+        assert await b.admitted(4 * LEASE) == []
+        assert not any(one.done for one in slow)
+
+
+async def test_a_grant_older_than_its_lease_admits_nobody(redis_url: str, prefix: str) -> None:
+    """A place that ran out on its way to the replica is not used: it is somebody else's by now."""
+    join = fleet(redis_url, prefix, probes=1)
+    async with join() as a, join() as b:
+        await b.succeed()
+        await a.half_open()
+        held = a.store.hold("reply", "lease")
+        await a.refused()
+        mine = await probe(b)
+        await held.release()
+        assert await a.admitted(LEASE) == []
+        assert not mine.done
+
+
+async def test_running_probes_fill_the_local_budget(join: Join) -> None:
+    """When the store goes in the middle of a round the probes that run are the replica's local budget."""
+    async with join() as a:
+        await a.half_open()
+        slow = [await probe(a), await probe(a)]
+        a.store.refusing = True
+        assert await a.admitted(3 * LEASE) == []
+        assert a.breaker.snapshot.local
+        assert not any(one.done for one in slow)
+        a.store.refusing = False
