@@ -35,6 +35,12 @@ class Server(uvicorn.Server):
         self._signals = 0
         self._leave_at = 0.0
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        for one in sockets or ():
+            logger.info("listening on %s:%d", *one.getsockname()[:2])
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
         """Note the signal. It is not kept for uvicorn to raise again: to end in order is exit status 0."""
         self._signals += 1
@@ -69,12 +75,11 @@ def main(service: str, kind: type[S], create_app: Callable[[S], Starlette]) -> N
     except OSError as error:
         sys.exit(_complain(service, str(error), status=1))
     server = Server(_config(app, settings), app.state.health, settings.drain_seconds)
-    logger.info("%s listens on %s:%d", service, settings.listen_host, settings.port)
     try:
         asyncio.run(server.serve([listener]))
     finally:
         app.state.metrics.close()
-    logger.info("%s has ended", service)
+    logger.info("ended")
     sys.exit(0)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from commontrip._counts import Tally
 from commontrip._errors import StoreUnavailableError
@@ -72,12 +72,12 @@ class Call:
 
     def hangs(self) -> None:
         """Count it as slow although it has not ended."""
-        if self.tally is not None:
-            self.counted = True
-            self.tally.slow += 1
-            self.tally.succeed()
-            self.circuit.ledger.hangs()
-            self.circuit.crossed(self.tally)
+        tally = cast("Tally", self.tally)  # a probe is not watched: its lease is
+        self.counted = True
+        tally.slow += 1
+        tally.succeed()
+        self.circuit.ledger.hangs()
+        self.circuit.crossed(tally)
 
 
 class Running:
@@ -176,14 +176,7 @@ class Probe(Call):
             grid=circuit.grid, token=token(), replica=circuit.replica.id,
             cooldown=policy.cooldown.after(opens, retry_after), opens=opens, error=error, cause=circuit.cause,
         )  # fmt: skip
-        give_up = circuit.clock() + policy.probe_lease
-        while circuit.clock() < give_up:
-            try:
-                view = await circuit.replica.ask(circuit, "settle", settlement)
-            except StoreUnavailableError:
-                await asyncio.sleep(0.05)
-                continue
-            circuit.knowledge.learn(view)
-            if view.in_flight < policy.recover.probes:
-                circuit.places.free()
-            return
+        view = await circuit.replica.insist(circuit, "settle", settlement)
+        circuit.knowledge.learn(view)
+        if view.in_flight < policy.recover.probes:
+            circuit.places.free()

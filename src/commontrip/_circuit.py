@@ -271,7 +271,7 @@ class Circuit:
         if not self._trips(view.counts):
             if not self._trips(self.ledger.merged):
                 self.release()
-            elif self.provisional:
+            else:
                 self.replica.arm(self, hurry=True)
         elif self.knowledge.order == Override.OBSERVE:
             counts = view.counts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from commontrip._errors import StoreUnavailableError
 from commontrip._ledger import TOO_LATE
-from commontrip._line import Line
+from commontrip._line import AGAIN, Line
 from commontrip._memory import MemoryStore
 from commontrip._state import Override, Reason, State
 from commontrip._store import Ask, Change, View
@@ -73,11 +73,10 @@ class Knowledge:
         if view.mended:
             self._circuit.report("mended", f"keys held garbage or were gone, and are repaired: {view.mended.strip()}")
         found, shared = view.transition, self.shared
-        if self.local:
-            if found:
-                self._adopt(found, view.now)
-        elif found is None:
+        if found is None:
             self._nothing_there()
+        elif self.local:
+            self._adopt(found, view.now)
         elif shared and self._forgot(found, shared):
             if self._overtaken(view, shared):
                 return
@@ -210,19 +209,12 @@ class Knowledge:
             self._proposing = self._replica.errand(self._propose(change))
 
     async def _propose(self, change: Change) -> None:
-        give_up = self._circuit.clock() + TOO_LATE
-        view = None
         try:
-            while view is None and self._circuit.clock() < give_up:
-                try:
-                    view = await self._replica.ask(self._circuit, "transition", change)
-                except StoreUnavailableError:
-                    await asyncio.sleep(0.02)
+            view = await self._replica.insist(self._circuit, "transition", change)
         finally:
             self._proposing = None
-        if view:
-            self.learn(view)
-        if view is None or view.status == "stale":
+        self.learn(view)
+        if view.status == "stale":
             self.reread()
         self._circuit.release()
 
@@ -260,13 +252,12 @@ class Knowledge:
     def _reassert(self, found: Transition | None, held: Transition, reason: Reason) -> None:
         """Tell the store what it has forgotten; a false alarm loses the compare-and-set."""
         clock, shared = self._circuit.clock(), self.shared
-        to, remaining, ordered_for = held.state, 0.0, 0.0
+        to, remaining = held.state, 0.0
         if to == State.HALF_OPEN:  # its leases are lost: nobody for one lease time
             to, remaining = State.OPEN, self._circuit.policy.probe_lease
         elif to == State.OPEN:
             remaining = max(0.001, self.open_until - clock) if held is self.here else 0.001
-        if held is self.here:
-            ordered_for = max(0.0, self.ordered_until - clock)
+        ordered_for = max(0.0, self.ordered_until - clock) if held is self.here else 0.0
         self.propose(
             self.change(
                 found,
@@ -302,7 +293,7 @@ class Knowledge:
                     await self._circuit.read(seed=True)
                     break
                 except StoreUnavailableError:
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(AGAIN)
         finally:
             self._reading = None
 
@@ -343,9 +334,6 @@ class Knowledge:
         stood_still = found is None or found.is_seed or (shared is not None and not _newer(found, shared))
         if here and decided_alone and stood_still and here.state != State.CLOSED:
             self._reassert(found, here, Reason.LOCAL)
-        elif found is None:
-            self.stale()
-            self._nothing_there()
         else:
             self.learn(view, last_word=True)
 

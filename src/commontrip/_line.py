@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 PATIENCE = 0.5
 """Seconds without any answer after which the store is taken for gone."""
+AGAIN = 0.02
+"""Seconds between two tries of what must be asked until it is answered, or the store given up."""
 _SLICES, _TURNS, _STALLED = 5, 20, 1.2
 
 
@@ -66,9 +68,8 @@ class Line:
 
     def restore(self) -> None:
         """Hear that the store has done a write again."""
-        if self.down:
-            self.down = False
-            self._listeners.report("shared_mode", "", "the store works again: breakers in use go back to the fleet")
+        self.down = False
+        self._listeners.report("shared_mode", "", "the store works again: breakers in use go back to the fleet")
 
     def _well(self, answer: object, started: float) -> None:
         self._answered_at, self._asked_at = self._clock(), None

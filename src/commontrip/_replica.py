@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from commontrip._circuit import Circuit
 from commontrip._errors import StoreUnavailableError
-from commontrip._line import PATIENCE, Line
+from commontrip._line import AGAIN, PATIENCE, Line
 from commontrip._listener import Applied, Listener, Listeners
 from commontrip._store import Batch, Change, Store, View
 from commontrip._transition import Transition, token, word
@@ -137,6 +137,13 @@ class Replica:
             raise
         return view
 
+    async def insist(self, circuit: Circuit, operation: str, request: Any) -> View:
+        """Send a request until it is answered: by the store or, once that is given up, by the circuit's own."""
+        while True:
+            with contextlib.suppress(StoreUnavailableError):
+                return await self.ask(circuit, operation, request)
+            await asyncio.sleep(AGAIN)
+
     async def order(self, circuit: Circuit, change: Change) -> View:
         """Make an operator's transition in the shared store, local mode or not."""
         circuit.touch()
@@ -160,12 +167,11 @@ class Replica:
             views = await self.line.call("read", self.store.read(asks))
         except StoreUnavailableError as error:
             for future in readers.values():
-                if not future.done():
-                    future.set_exception(error)
+                future.set_exception(error)
+                future.exception()  # whoever waited may have been cancelled
         else:
             for future, view in zip(readers.values(), views, strict=True):
-                if not future.done():
-                    future.set_result(view)
+                future.set_result(view)
 
     # -- batches
 
@@ -248,6 +254,7 @@ class Replica:
     def use(self, circuit: Circuit) -> None:
         """Note that a circuit is in use."""
         self._active[circuit.name] = circuit
+        self._idle.pop(circuit.name, None)
 
     def uses(self, circuit: Circuit) -> bool:
         """Whether a circuit is in use, or was before the last look."""
@@ -283,8 +290,7 @@ class Replica:
             if now - since < self.store.ttl / 2:
                 break
             del self._idle[name]
-            if not self.uses(circuit):
-                circuit.knowledge.stale()
+            circuit.knowledge.stale()
         for circuit in self._active.values():
             circuit.used = False
         return list(self._active.values())

@@ -156,6 +156,47 @@ async def test_a_jump_of_the_stores_clock_loses_no_batch(redis_url: str, prefix:
         assert (await counted(a)).failures == 1
 
 
+async def test_a_restarted_replica_of_the_same_name_counts(join: Join) -> None:
+    """Outcomes of a process that takes the name of the one before it are not taken for repetitions."""
+    async with join(replica="pod-0") as a:
+        await a.fail()
+        await a.breakers.flush()
+    async with join(replica="pod-0") as a:
+        await a.fail()
+        await a.breakers.flush()
+        assert (await counted(a)).failures == 2
+
+
+async def test_an_old_answer_takes_no_counts_back(redis_url: str, prefix: str) -> None:
+    """A read that is answered after a later batch does not make the replica forget what it knows."""
+    join = joins(redis_url, prefix, policy(FailureCount(3)))
+    async with join() as a:
+        await a.succeed()
+        await a.breakers.flush()
+        held = a.store.hold("reply", "read")
+        reading = asyncio.create_task(a.breaker.read())
+        await held.caught()
+        await a.fail(2)
+        await a.breakers.flush()
+        await held.release()
+        await reading
+        await a.fail()
+        await a.refused()
+
+
+async def test_a_cancelled_read_cancels_nobody_else(join: Join) -> None:
+    """Two who read at once share the question, not their fate."""
+    async with join() as a:
+        await a.succeed()
+        held = a.store.hold("reply", "read")
+        one, two = asyncio.create_task(a.breaker.read()), asyncio.create_task(a.breaker.read())
+        await held.caught()
+        one.cancel()
+        await asyncio.wait({one})
+        await held.release()
+        assert (await two).state == State.CLOSED
+
+
 async def test_race_26_a_success_hides_no_streak(redis_url: str, prefix: str) -> None:
     """Race 26: who counted the streak that trips dies before deciding; after a success somebody else still decides."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(3)))

@@ -76,15 +76,3 @@ async def test_a_grant_older_than_its_lease_admits_nobody(redis_url: str, prefix
         await held.release()
         assert await a.admitted(LEASE) == []
         assert not mine.done
-
-
-async def test_running_probes_fill_the_local_budget(join: Join) -> None:
-    """When the store goes in the middle of a round the probes that run are the replica's local budget."""
-    async with join() as a:
-        await a.half_open()
-        slow = [await probe(a), await probe(a)]
-        a.store.refusing = True
-        assert await a.admitted(3 * LEASE) == []
-        assert a.breaker.snapshot.local
-        assert not any(one.done for one in slow)
-        a.store.refusing = False

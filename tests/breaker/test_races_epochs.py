@@ -125,7 +125,7 @@ async def test_race_11_an_answer_from_a_lost_incarnation_takes_nothing_back(
 def numbered(seen: Snapshot, number: int, **changes: object) -> str:
     """Return a record of the same incarnation with another number, and CLOSED."""
     made = seen.transition
-    epoch = replace(made.epoch, number=number, token="feed")  # noqa: S106 - fences, and hides nothing
+    epoch = replace(made.epoch, number=number, token="feed")
     return replace(made, epoch=epoch, state=State.CLOSED, until=0.0, **changes).record()
 
 

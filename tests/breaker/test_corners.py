@@ -1,0 +1,106 @@
+"""What happens once in a million calls, made to happen."""
+
+import asyncio
+import secrets
+
+import pytest
+
+from commontrip import (
+    Breakers,
+    CircuitOpenError,
+    MemoryStore,
+    Outcome,
+    Policy,
+    SlowCallRate,
+    State,
+    StoreUnavailableError,
+)
+from commontrip.redis import RedisStore
+from tests.breaker.members import Join
+from tests.breaker.test_races_leases import fleet, probe
+from tests.support.servers import Server
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def join(redis_url: str, prefix: str) -> Join:
+    """A fleet with one place among its probes."""
+    return fleet(redis_url, prefix, probe_lease=5)
+
+
+async def test_a_quick_call_before_a_silence_is_not_slow() -> None:
+    """The watch over hanging calls passes over one that has long ended."""
+    policy = Policy(trip=SlowCallRate(1.0, 0.05, minimum_calls=1))
+    async with Breakers(MemoryStore()) as breakers:
+        auth = breakers.get("auth", policy)
+        await auth.call(asyncio.sleep, 0)
+        await asyncio.sleep(0.1)  # two limits: the watch has looked
+        await breakers.flush()
+        assert (await auth.read()).counts.slow == 0
+
+
+async def test_settled_before_the_end_waits_for_nothing(join: Join) -> None:
+    """Who asks whether a running probe is settled is not kept waiting for its end."""
+    async with join() as a:
+        await a.half_open()
+        running = await probe(a)
+        async with asyncio.timeout(5):
+            await running.settled()
+        assert not running.done
+
+
+async def test_a_caller_cancelled_as_its_place_arrives_passes_it_on(join: Join) -> None:
+    """Race 6: cancelled in the very turn in which the place arrives, a caller leaves it to the next one."""
+    async with join(store_budget=5) as a:
+        await a.half_open()
+        held = a.store.hold("reply", "lease")
+        caller = asyncio.create_task(a.breaker.admit())
+        await held.caught()
+        queue = a.breaker._circuit.places._waiting
+        await eventually(lambda: bool(queue), "the caller to wait")
+        queue[0].add_done_callback(lambda _: caller.cancel())
+        await held.release()
+        await asyncio.wait({caller})
+        assert caller.cancelled()
+        assert (await a.breaker.admit()).probe
+        assert a.store.count("lease") == 1
+
+
+async def test_a_place_whose_reply_was_lost_is_found_again(join: Join) -> None:
+    """An ask whose reply was lost is sent again under its id, and takes one place, not two."""
+    async with join() as a:
+        await a.half_open()
+        a.store.lose_replies(1, of="lease")
+        call = await probe(a)
+        assert a.breaker._circuit.knowledge.shared.epoch is not None
+        assert (await a.breaker.read()).probes_in_flight == 1
+        call.end(Outcome.SUCCESS)
+        await a.sees(State.CLOSED)
+
+
+async def test_a_missing_right_to_read_is_said(server: Server, prefix: str) -> None:
+    """Without the right to read a key its reader is refused, as misconfigured; only a wrong type counts as empty."""
+    name, word = f"{prefix}-reader", secrets.token_hex(8)
+    server.cli("ACL", "SETUSER", name, "on", f">{word}", "~*", "&*", "+@all", "-xrevrange")
+    store = RedisStore.from_url(f"redis://{name}:{word}@127.0.0.1:{server.port}/0", prefix=prefix)
+    with pytest.raises(StoreUnavailableError) as caught:
+        await store.history("auth", 1)
+    assert caught.value.misconfigured
+    await store.aclose()
+    server.cli("ACL", "DELUSER", name)
+
+
+async def test_only_one_transition_is_proposed_at_a_time(join: Join) -> None:
+    """While a transition is on its way no second one is sent; what else there is to say is said afterwards."""
+    async with join() as a:
+        await a.succeed()
+        held = a.store.hold("reply", "transition")
+        await a.fail()
+        await held.caught()
+        knowledge = a.breaker._circuit.knowledge
+        knowledge.propose(knowledge.change(knowledge.here, State.CLOSED, "external"))
+        await held.release()
+        await a.sees(State.OPEN)
+        assert a.store.count("transition") == 1
+        with pytest.raises(CircuitOpenError):
+            await a.breaker.admit()
