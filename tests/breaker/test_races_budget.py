@@ -11,6 +11,8 @@ from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 LEASE = 0.2
+REST = 0.1
+"""Seconds between two asks of one replica after a refusal."""
 
 
 def fleet(url: str, prefix: str, **settings: Any) -> Join:
@@ -76,3 +78,19 @@ async def test_a_grant_older_than_its_lease_admits_nobody(redis_url: str, prefix
         await held.release()
         assert await a.admitted(LEASE) == []
         assert not mine.done
+
+
+async def test_a_crowd_that_comes_too_early_asks_ten_times_a_second(
+    redis_url: str, server: Server, prefix: str
+) -> None:
+    """When the store's cooldown ends later than the replica thinks the crowd is not sent to the store, one and all."""
+    join = fleet(redis_url, prefix, cooldown=0.5)
+    async with join() as a:
+        await a.open()
+        record = str(server.cli("GET", f"{prefix}:auth:v1:epoch")).split(" ")
+        record[3] = str(int(record[3]) + 450)
+        server.cli("SET", f"{prefix}:auth:v1:epoch", " ".join(record))
+        await eventually(lambda: not a.breaker.snapshot.remaining, "the cooldown to end here")
+        assert await a.admitted(0.4) == []
+        assert 1 <= a.store.count("lease") <= 0.4 / REST + 1
+        await probe(a)

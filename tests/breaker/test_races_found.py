@@ -3,21 +3,20 @@
 import asyncio
 import contextlib
 import time
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
 from commontrip import CircuitOpenError, ConsecutiveFailures, FailureCount, Outcome, Override, State
 from tests.breaker.members import Boom, Member, joins, policy
-from tests.breaker.test_races_epochs import agree, forget, order
-from tests.breaker.test_races_leases import answers, probe
-from tests.support.proxy import Proxy
+from tests.breaker.test_races_epochs import forget
+from tests.breaker.test_races_leases import probe
 from tests.support.servers import Server
 from tests.support.unreliable_store import Clock
 from tests.support.waiting import eventually
 
 
-async def test_f1_set_after_a_fresh_answer_is_obeyed_within_a_second(redis_url, server, prefix):
+async def test_set_after_a_fresh_answer_is_obeyed_within_a_second(redis_url: str, server: Server, prefix: str) -> None:
     """A SET by hand is obeyed within a second, also when the store has just answered something else."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
     async with join() as a:
@@ -32,7 +31,7 @@ async def test_f1_set_after_a_fresh_answer_is_obeyed_within_a_second(redis_url, 
         assert time.monotonic() - at <= 1.0
 
 
-async def test_f4_an_idle_replica_that_remembers_speaks_up(redis_url, server, prefix):
+async def test_an_idle_replica_that_remembers_speaks_up(redis_url: str, server: Server, prefix: str) -> None:
     """Who remembers OPEN tells a newborn incarnation so, even if it has had no call for a while."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
     async with join() as a:
@@ -45,7 +44,7 @@ async def test_f4_an_idle_replica_that_remembers_speaks_up(redis_url, server, pr
             await b.sees(State.OPEN)
 
 
-async def test_f5_a_cancelled_read_cancels_nobody_else(redis_url, prefix):
+async def test_a_cancelled_read_cancels_nobody_else(redis_url: str, prefix: str) -> None:
     """Two readers of one breaker: cancelling one leaves the other alone."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
     async with join() as a:
@@ -60,7 +59,7 @@ async def test_f5_a_cancelled_read_cancels_nobody_else(redis_url, prefix):
         assert not two.cancelled()
 
 
-async def test_f6a_slow_probe_of_the_earlier_round_fills_a_place(redis_url, prefix):
+async def test_slow_probe_of_the_earlier_round_fills_a_place(redis_url: str, prefix: str) -> None:
     """A probe that outlasts its round and one lease still counts in the next round's budget."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), probes=2, cooldown=0.5, probe_lease=0.2))
     async with join() as a, join() as b:
@@ -76,7 +75,7 @@ async def test_f6a_slow_probe_of_the_earlier_round_fills_a_place(redis_url, pref
         assert not slow.done
 
 
-async def test_f6b_slow_probes_keep_their_places_through_a_flush(redis_url, server, prefix):
+async def test_slow_probes_keep_their_places_through_a_flush(redis_url: str, server: Server, prefix: str) -> None:
     """Probes that run when all keys are lost, for longer than a lease, still fill the budget."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), probes=2, cooldown=0.05, probe_lease=0.3))
     async with join() as a, join() as b:
@@ -94,7 +93,7 @@ async def test_f6b_slow_probes_keep_their_places_through_a_flush(redis_url, serv
         assert extra == []
 
 
-async def test_f6c_slow_probes_keep_their_places_when_the_leases_are_lost(redis_url, server, prefix):
+async def test_slow_probes_outlast_lost_leases(redis_url: str, server: Server, prefix: str) -> None:
     """Probes that run when the leases are lost, for longer than a lease, still fill the budget."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), probes=2, cooldown=0.05, probe_lease=0.3))
     async with join() as a, join() as b:
@@ -112,7 +111,7 @@ async def test_f6c_slow_probes_keep_their_places_when_the_leases_are_lost(redis_
         assert extra == []
 
 
-async def test_f7_a_grant_older_than_its_lease_admits_nobody(redis_url, prefix):
+async def test_a_grant_older_than_its_lease_admits_nobody(redis_url: str, prefix: str) -> None:
     """A place whose lease ran out on the way to the replica is not used."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), cooldown=0.05, probe_lease=0.2))
     async with join() as a, join() as b:
@@ -127,7 +126,7 @@ async def test_f7_a_grant_older_than_its_lease_admits_nobody(redis_url, prefix):
         assert not mine.done
 
 
-async def test_f8_the_local_budget_counts_probes_that_run(redis_url, prefix):
+async def test_the_local_budget_counts_probes_that_run(redis_url: str, prefix: str) -> None:
     """When the store goes in the middle of a round the replica's own running probes fill its local budget."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), probes=2, cooldown=0.05, probe_lease=0.3))
     async with join() as a:
@@ -144,7 +143,7 @@ async def test_f8_the_local_budget_counts_probes_that_run(redis_url, prefix):
         assert extra == []
 
 
-async def test_f9_refused_writes_keep_the_local_budget(fresh_server, prefix):
+async def test_refused_writes_keep_the_local_budget(fresh_server: Callable[..., Server], prefix: str) -> None:
     """Race 33: while reads work and writes are refused the local round holds its budget."""
     server = fresh_server()
     join = joins(server.url, prefix, policy(ConsecutiveFailures(1), probes=2, cooldown=0.05, probe_lease=5))
@@ -164,7 +163,7 @@ async def test_f9_refused_writes_keep_the_local_budget(fresh_server, prefix):
         assert len(running) == 2
 
 
-async def test_f9b_refused_writes_let_the_local_round_end(fresh_server, prefix):
+async def test_refused_writes_let_the_local_round_end(fresh_server: Callable[..., Server], prefix: str) -> None:
     """Race 33: while reads work and writes are refused a slow local round still ends."""
     server = fresh_server()
     join = joins(server.url, prefix, policy(ConsecutiveFailures(1), probes=3, cooldown=0.05, probe_lease=5))
@@ -183,7 +182,7 @@ async def test_f9b_refused_writes_let_the_local_round_end(fresh_server, prefix):
         assert a.breaker.state == State.CLOSED
 
 
-async def test_f10_after_a_silence_a_set_is_still_obeyed(redis_url, server, prefix):
+async def test_after_a_silence_a_set_is_still_obeyed(redis_url: str, server: Server, prefix: str) -> None:
     """After the store was silent for a second, while open, SET CLOSED is obeyed within a second."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
     async with join() as a:
@@ -198,7 +197,7 @@ async def test_f10_after_a_silence_a_set_is_still_obeyed(redis_url, server, pref
         assert time.monotonic() - at <= 1.0
 
 
-async def test_f11_a_restarted_replica_of_the_same_name_counts(redis_url, prefix):
+async def test_a_restarted_replica_of_the_same_name_counts(redis_url: str, prefix: str) -> None:
     """Outcomes of a process that takes the name of the one before it are counted."""
     join = joins(redis_url, prefix, policy(FailureCount(100)))
     async with join(replica="pod-0") as a:
@@ -223,7 +222,7 @@ async def test_f11_a_restarted_replica_of_the_same_name_counts(redis_url, prefix
         "ab.1.cd CLOSED 0000000000000000000000001 0 0 0 - 0 seed r 0 0 - - 0 - -",
     ],
 )
-async def test_f12_garbage_that_looks_like_a_record(redis_url, server, prefix, record):
+async def test_garbage_that_looks_like_a_record(redis_url: str, server: Server, prefix: str, record: str) -> None:
     """A record that is nearly right is repaired or taken, never raised, and calls go on."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
     server.cli("SET", f"{prefix}:auth:v1:epoch", record.encode("latin-1") if "\xff" in record else record)
@@ -239,7 +238,7 @@ async def test_f12_garbage_that_looks_like_a_record(redis_url, server, prefix, r
         assert a.store.count("read") - reads <= 1
 
 
-async def test_f15_a_long_replica_name_costs_no_reads(redis_url, prefix):
+async def test_a_long_replica_name_costs_no_reads(redis_url: str, prefix: str) -> None:
     """A name of 150 characters is a valid replica: looks find nothing new."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1)))
     async with join(replica="r" * 150) as a:
@@ -251,7 +250,7 @@ async def test_f15_a_long_replica_name_costs_no_reads(redis_url, prefix):
         assert a.store.count("read") == reads
 
 
-async def test_f13_an_order_ends_although_the_clock_went_back(redis_url, prefix):
+async def test_an_order_ends_although_the_clock_went_back(redis_url: str, prefix: str) -> None:
     """DISABLED ends at its time, and calls count again, also when the clock went back meanwhile."""
     clock = Clock()
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(2)))
@@ -269,11 +268,11 @@ async def test_f13_an_order_ends_although_the_clock_went_back(redis_url, prefix)
         assert a.breaker.state == State.OPEN
 
 
-async def shift_back(a, clock, seconds):
+async def shift_back(a: Member, clock: Clock, seconds: float) -> None:
+    """Move the store's clock back: its own, and so all that its record says."""
     clock.shift -= seconds
     store = a.store._store
     text = (await store.look(["auth"]))[0][1]
-    from commontrip._transition import parse
 
     f = text.split(" ")
     for i in (2, 3, 7, 14):
@@ -282,7 +281,7 @@ async def shift_back(a, clock, seconds):
     await store.client.set(store._block("auth")[0], " ".join(f))
 
 
-async def test_f16_an_old_answer_takes_no_counts_back(redis_url, prefix):
+async def test_an_old_answer_takes_no_counts_back(redis_url: str, prefix: str) -> None:
     """A read answered late does not make a replica forget its own failures."""
     join = joins(redis_url, prefix, policy(FailureCount(3)))
     async with join() as a:
@@ -299,7 +298,7 @@ async def test_f16_an_old_answer_takes_no_counts_back(redis_url, prefix):
         await a.refused()
 
 
-async def test_f17_an_idle_replica_comes_back_after_an_outage(redis_url, prefix):
+async def test_an_idle_replica_comes_back_after_an_outage(redis_url: str, prefix: str) -> None:
     """A replica without calls finds the store again."""
     join = joins(redis_url, prefix, policy(FailureCount(3)))
     async with join() as a:
@@ -311,7 +310,9 @@ async def test_f17_an_idle_replica_comes_back_after_an_outage(redis_url, prefix)
         await eventually(lambda: not a.breakers.local, "back")
 
 
-async def test_f18_a_batch_that_no_longer_counts_ends_the_provisional_refusal(redis_url, server, prefix):
+async def test_race_28_a_batch_that_no_longer_counts_ends_the_refusal(
+    redis_url: str, server: Server, prefix: str
+) -> None:
     """Race 28: a crossing batch answered `old` in the same epoch (an order that the store still holds) withdraws it."""
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), cooldown=0.3))
     async with join() as a:

@@ -51,8 +51,7 @@ class Cluster(Started):
 
     def _whole(self) -> bool:
         return all(
-            f"cluster_state:ok\r\ncluster_slots_assigned:{_SLOTS}" in state
-            and f"cluster_known_nodes:{_SIZE}" in state
+            f"cluster_state:ok\r\ncluster_slots_assigned:{_SLOTS}" in state and f"cluster_known_nodes:{_SIZE}" in state
             for state in (str(node.cli("CLUSTER", "INFO")) for node in self.nodes)
         )
 

@@ -97,18 +97,14 @@ class Proxy:
         self.counts.clear()
         self.history.clear()
 
-    def lose_requests(
-        self, times: int = 1, *, command: str | None = None, hang: bool = False
-    ) -> None:
+    def lose_requests(self, times: int = 1, *, command: str | None = None, hang: bool = False) -> None:
         """Swallow the next commands (of this name) before the server sees them.
 
         The connection then breaks; with `hang` it stays open and passes nothing more.
         """
         self._losses.append(_Loss("request", times, command, hang))
 
-    def lose_replies(
-        self, times: int = 1, *, command: str | None = None, hang: bool = False
-    ) -> None:
+    def lose_replies(self, times: int = 1, *, command: str | None = None, hang: bool = False) -> None:
         """Let the server do the next commands (of this name), and swallow the answers.
 
         The connection then breaks; with `hang` it stays open and passes nothing more.

@@ -55,9 +55,7 @@ def _parse_string(data: bytes | bytearray, start: int, length: int) -> tuple[Val
     return bytes(data[start:end]), end + 2
 
 
-def _parse_items(
-    data: bytes | bytearray, start: int, count: int, items: list[Value]
-) -> tuple[Value, int]:
+def _parse_items(data: bytes | bytearray, start: int, count: int, items: list[Value]) -> tuple[Value, int]:
     if count < 0:
         return None, start
     for _ in range(count):

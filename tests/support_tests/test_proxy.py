@@ -18,9 +18,7 @@ from tests.support.waiting import eventually
 
 
 @asynccontextmanager
-async def connected(
-    proxy: Proxy, protocol: int = 3, patience: float = 5.0
-) -> AsyncIterator[redis.asyncio.Redis]:
+async def connected(proxy: Proxy, protocol: int = 3, patience: float = 5.0) -> AsyncIterator[redis.asyncio.Redis]:
     """Give a client that never retries by itself, warm, with the counters at zero."""
     client = redis.asyncio.Redis(
         port=proxy.port, protocol=protocol, socket_timeout=patience, retry=Retry(NoBackoff(), 0)
@@ -47,9 +45,7 @@ async def test_counts_what_crosses(proxy: Proxy, prefix: str, protocol: int) -> 
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_answers_stay_with_their_commands_beside_messages(
-    proxy: Proxy, prefix: str, protocol: int
-) -> None:
+async def test_answers_stay_with_their_commands_beside_messages(proxy: Proxy, prefix: str, protocol: int) -> None:
     """Messages of a subscription are passed on and answer no command."""
     async with connected(proxy, protocol) as client, client.pubsub() as subscription:
         await subscription.subscribe(prefix)

@@ -123,9 +123,7 @@ def test_ordered_failover_keeps_what_was_replicated(sentinel: SentinelPair, pref
     assert new.cli("GET", prefix) == "1"
 
 
-def test_failover_after_a_kill_loses_what_was_not_replicated(
-    sentinel: SentinelPair, prefix: str
-) -> None:
+def test_failover_after_a_kill_loses_what_was_not_replicated(sentinel: SentinelPair, prefix: str) -> None:
     """Writes that the replica never saw are gone when its master dies."""
     old, new = sentinel.master, sentinel.replica
     sentinel.stop_replication()
