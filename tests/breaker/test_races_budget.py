@@ -91,6 +91,6 @@ async def test_a_crowd_that_comes_too_early_asks_ten_times_a_second(
         record[3] = str(int(record[3]) + 450)
         server.cli("SET", f"{prefix}:auth:v1:epoch", " ".join(record))
         await eventually(lambda: not a.breaker.snapshot.remaining, "the cooldown to end here")
-        assert await a.admitted(0.4) == []
-        assert 1 <= a.store.count("lease") <= 0.4 / REST + 1
+        assert await a.admitted(3 * REST) == []
+        assert 1 <= a.store.count("lease") <= 3 + 1
         await probe(a)

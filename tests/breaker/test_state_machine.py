@@ -25,7 +25,7 @@ from tests.support.servers import Server
 from tests.support.unreliable_store import UnreliableStore, Way
 
 LONGER = "COMMONTRIP_EXAMPLES"
-EXAMPLES = int(os.environ.get(LONGER, "15"))
+EXAMPLES = int(os.environ.get(LONGER, "20"))
 
 replicas = st.integers(0, SIZE - 1)
 names = st.sampled_from(sorted(POLICIES))

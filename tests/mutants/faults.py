@@ -156,7 +156,7 @@ MUTANTS = (
         "_replica.py",
         'self.sender = f"{self.id}.{token()}"',
         "self.sender = self.id",
-        ("test_races_found.py::test_f11_a_restarted_replica_of_the_same_name_counts",),
+        ("test_races_batches.py::test_a_restarted_replica_of_the_same_name_counts",),
     ),
     Mutant(
         "cancellation counted",
@@ -196,7 +196,7 @@ MUTANTS = (
         "if due < left:",
         "if False:",
         (
-            "test_races_found.py::test_f6a_slow_probe_of_the_earlier_round_fills_a_place",
+            "test_races_budget.py::test_a_slow_probe_of_the_earlier_round_fills_a_place",
             "test_probes.py::test_t01_the_probe_budget_is_the_fleets",
         ),
     ),
