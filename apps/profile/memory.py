@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass, replace
 from math import inf
 from typing import Self
 
 from apps.profile.clock import StoreClock
-from apps.profile.known import Answer, Known, Roles, add, merge, served
+from apps.profile.entry import Entry, Question
+from apps.profile.known import Known, Roles, served
 from apps.profile.shelf import Shelf
 from apps.shared.redis import AWAY
 
@@ -29,24 +29,6 @@ _LOOK = 10.0  # seconds after which its clock is looked at again
 _RENEW = 0.25  # of the age at which an answer is no longer served
 
 
-@dataclass(slots=True)
-class _Entry:
-    here: Known = ()
-    """By this process's monotonic clock; of use without Redis."""
-    there: Known = ()
-    """The same by Redis's clock, and what Redis knew when it was last asked."""
-    written: Known = ()
-    """What stands in Redis, as far as this process knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question to auth: when it was asked, by our clock, and by Redis's as it was known then."""
-
-    asked: float
-    there: float | None
-
-
 class Memory:
     """What auth said last of each user. One per process, used as `async with`; it needs no Redis to begin."""
 
@@ -57,7 +39,7 @@ class Memory:
         self._most_age = most_age
         self._budget = budget
         self._users = users
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._unwritten: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._away = False
@@ -90,14 +72,17 @@ class Memory:
 
     def learn(self, user: str, question: Question, roles: Roles, valid_for: float = inf) -> None:
         """Note what auth gave, valid for so many seconds; no I/O."""
-        entry = self._note(user, question, roles, valid_for)
-        if not self._stands(entry):
+        entry = self._entry(user)
+        if entry.repeats(question, roles, valid_for):
+            return
+        entry.note(question, roles, valid_for)
+        if not entry.stands(_RENEW * self._most_age):
             self._unwritten[user] = None
             self._wake.set()
 
     async def refuse(self, user: str, question: Question) -> None:
         """Note that auth refused: it is forgotten here at once and for the fleet within the budget, or later."""
-        self._note(user, question, None, inf)
+        self._entry(user).note(question, None, inf)
         self._unwritten[user] = None
         if self._away:
             return  # whoever writes tries again before long
@@ -113,50 +98,23 @@ class Memory:
         Waits for Redis at most as long as the budget says.
         """
         found = await self._read(user)
-        entry = self._entries.get(user)
         if found is None:
+            entry = self._entries.get(user)
             return served(entry.here, self._clock.local(), self._most_age) if entry else None
-        if found[0] or entry:
-            entry = self._hear(user, found[0])
-        return served(entry.there, found[1], self._most_age) if entry else None
+        known, now = found
+        if known or user in self._entries:
+            self._entry(user).hear(known)
+            known = self._entry(user).there
+        return served(known, now, self._most_age)
 
-    def _note(self, user: str, question: Question, roles: Roles | None, valid_for: float) -> _Entry:
-        here = Answer(roles, question.asked, self._clock.local(), question.asked + valid_for)
-        entry = self._entry(user)
-        if self._clock.known:
-            there = self._clock.there(here)
-            # Two dates if the clock has changed since; the earlier one cannot be too late.
-            asked = there.asked if question.there is None else min(there.asked, question.there)
-            entry.there = add(entry.there, replace(there, asked=asked))
-        entry.here = add(entry.here, here)
-        return entry
-
-    def _hear(self, user: str, known: Known) -> _Entry:
-        """Take note of what stands in Redis, also for when it is away."""
-        entry = self._entry(user)
-        entry.written = known
-        entry.there = merge(entry.there, known)
-        entry.here = merge(entry.here, map(self._clock.here, known))
-        return entry
-
-    def _entry(self, user: str) -> _Entry:
-        """Return the user's entry, dated by Redis's clock if that is known."""
-        entry = self._entries.setdefault(user, _Entry())
+    def _entry(self, user: str) -> Entry:
+        entry = self._entries.get(user)
+        if entry is None:
+            entry = self._entries[user] = Entry(self._clock)
+            if len(self._entries) > self._users:
+                self._unwritten.pop(self._entries.popitem(last=False)[0], None)
         self._entries.move_to_end(user)
-        if len(self._entries) > self._users:
-            self._unwritten.pop(self._entries.popitem(last=False)[0], None)
-        if not entry.there and self._clock.known:
-            entry.there = tuple(map(self._clock.there, entry.here))
         return entry
-
-    def _stands(self, entry: _Entry) -> bool:
-        """Whether Redis has it, and has it young enough."""
-        there, written = ({one.roles: one.asked for one in known} for known in (entry.there, entry.written))
-        return (
-            bool(written)
-            and there.keys() == written.keys()
-            and all(there[roles] - written[roles] <= _RENEW * self._most_age for roles in there)
-        )
 
     async def _read(self, user: str) -> tuple[Known, float] | None:
         """Read from Redis, None if it is away; while it was last seen away, one request at a time tries."""
@@ -209,7 +167,7 @@ class Memory:
             if user in self._entries:
                 self._unwritten[user] = None
             raise
-        self._hear(user, known)
+        self._entry(user).hear(known)
 
     def _gone(self, error: BaseException) -> None:
         if not self._away:

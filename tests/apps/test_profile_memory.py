@@ -71,7 +71,7 @@ async def roles(memory: Memory, user: str = "ada") -> object:
 
 async def written(memory: Memory) -> None:
     """Wait until all that is known stands in Redis."""
-    await eventually(lambda: all(map(memory._stands, memory._entries.values())), "the batch")
+    await eventually(lambda: all(entry.stands(75) for entry in memory._entries.values()), "the batch")
 
 
 async def test_script_does_what_the_rule_says(shelf: Shelf) -> None:
@@ -215,6 +215,42 @@ async def test_late_answer_does_not_bring_back_what_was_refused_here(replica: Me
     memory.learn("ada", late, ADMIN)
     assert await roles(memory) is None
     memory._away = memory._trying = True
+    assert await roles(memory) is None
+
+
+async def test_repeated_answers_count(replica: Memories) -> None:
+    """An answer that only repeats the one before makes what is served younger, with Redis and without."""
+    local = Local()
+    memory = await replica(local=local)
+    memory.learn("ada", memory.ask(), ADMIN)
+    await written(memory)
+    local.ahead = 60
+    memory.learn("ada", memory.ask(), ADMIN, valid_for=30)
+    local.ahead = 70
+    memory._away = memory._trying = True
+    found = await memory.recall("ada")
+    assert found
+    assert found[0] == ADMIN
+    assert 10 <= found[1] < 11
+    assert 19 < found[2] <= 20
+
+
+async def test_repeated_answers_come_back_no_more_than_others(replica: Memories) -> None:
+    """A late answer is as late if it repeats what was said before the refusal; one asked for afterwards is news."""
+    memory, other = await replica(), await replica()
+    memory.learn("ada", memory.ask(), ADMIN)
+    await written(memory)
+    memory.learn("ada", memory.ask(), ADMIN)
+    late = memory.ask()
+    await memory.refuse("ada", memory.ask())
+    memory.learn("ada", late, ADMIN)
+    assert [await roles(each) for each in (memory, other)] == [None, None]
+    memory.learn("ada", memory.ask(), ADMIN)
+    await written(memory)
+    assert [await roles(each) for each in (memory, other)] == [ADMIN, ADMIN]
+    late = memory.ask()
+    memory.learn("ada", memory.ask(), ADMIN)
+    memory.learn("ada", late, READER)
     assert await roles(memory) is None
 
 

@@ -104,8 +104,8 @@ MUTANTS = (
         "self._dirty |= {circuit.name: circuit for circuit, _ in batches}",
         "[setattr(circuit.ledger, '_sent', None) for circuit, _ in batches]",
         (
-            "test_races_batches.py::test_race_02_what_comes_during_a_repetition_leaves_by_itself",
             "test_races_batches.py::test_race_02_losses_lose_and_double_nothing",
+            "test_races_batches.py::test_race_02_what_comes_during_a_repetition_leaves_by_itself",
         ),
     ),
     Mutant(
@@ -339,8 +339,8 @@ MUTANTS = (
         "self.down = True",
         "self.down = False",
         (
-            "test_races_refusals.py::test_race_28_no_answer",
             "test_store_lost.py::test_t12_a_service_starts_without_redis_and_joins_later",
+            "test_races_refusals.py::test_race_28_no_answer",
         ),
     ),
     Mutant(
@@ -356,9 +356,17 @@ MUTANTS = (
     Mutant(
         "the verdict is not kept in local mode",
         "_knowledge.py",
-        "self.local.load(self._circuit.name",
-        "MemoryStore().load(self._circuit.name",
+        "            if self.here:\n                lease",
+        "            self.here = self.shared = None\n            self.stale()\n"
+        "            if self.here:\n                lease",
         ("test_store_lost.py::test_t11_without_redis_the_verdict_is_held_then_each_replica_protects",),
+    ),
+    Mutant(
+        "probes that run are forgotten in local mode",
+        "_knowledge.py",
+        "self._circuit.ledger.known, running)",
+        "self._circuit.ledger.known, {})",
+        ("test_races_outages.py::test_probes_that_run_fill_the_local_budget",),
     ),
     Mutant(
         "a local verdict is not told at home",

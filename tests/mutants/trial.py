@@ -18,8 +18,8 @@ _PROJECT = Path(__file__).parents[2]
 _PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=30")
 _WHERE = "import commontrip, tests; print(commontrip.__file__, tests.__file__, sep='\\n')"
 _SHOWN = 3000  # characters of what pytest says
-LONGEST = 90.0
-"""Seconds that the tests of one mutant may take."""
+LONGEST = 180.0
+"""Seconds that the tests of one mutant, or of all, may take."""
 
 
 @dataclass(frozen=True, slots=True)
