@@ -436,4 +436,26 @@ MUTANTS = (
         "return look(what)\n        except ArithmeticError as error:",
         ("test_breaker.py::test_hooks_that_raise_change_nothing",),
     ),
+    # -- how seldom, how soon, and after what
+    Mutant(
+        "what crosses the threshold does not hurry",
+        "_replica.py",
+        "self._hurried |= hurry",
+        "self._hurried |= False",
+        ("test_spacing.py::test_what_crosses_the_threshold_waits_for_no_batch",),
+    ),
+    Mutant(
+        "the fleet's load is not bounded",
+        "_replica.py",
+        "return max(interval, self.fleet * commands / (self._rate * _SHARES[interval]))",
+        "return interval",
+        ("test_spacing.py::test_a_large_fleet_spaces_out_its_batches",),
+    ),
+    Mutant(
+        "a gap in the subscription is ignored",
+        "_replica.py",
+        "circuit.knowledge.suspect()",
+        "pass",
+        ("test_spacing.py::test_who_may_have_missed_news_reads_before_the_next_call",),
+    ),
 )
