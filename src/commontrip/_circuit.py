@@ -191,7 +191,7 @@ class Circuit:
         if not known.fresh or known.here is None:
             return
         if known.state == State.OPEN:
-            self.refuse_until = known.open_until
+            self.refuse_until = max(known.open_until, self.rest_until)
         elif known.state == State.HALF_OPEN:
             self.refuse_until = self.rest_until
         elif self.provisional:

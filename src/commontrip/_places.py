@@ -115,7 +115,7 @@ class Places:
                     self._ask()
                 return
             probe.end(Outcome.CANCELLED)  # the round is over, or the lease may have run out on the way
-        if view.status == "full":
+        if view.status in ("full", "open"):
             self._cautious = True
             circuit.rest_until = circuit.clock() + circuit.replica.rest()
             circuit.arrange()

@@ -27,6 +27,7 @@ local function parse(record)
   local id, inc, n, token, state, since, till, cooldown, opens, mode, mode_till, rest, failures, calls, before =
     string.match(record, RECORD)
   if not (STATES[state or ''] and MODES[mode]) then return nil end
+  if text(tonumber(n)) ~= n then return nil end
   for _, number in ipairs({n, since, till, cooldown, opens, mode_till, failures, calls, before}) do
     if tonumber(number) > LARGEST then return nil end
   end
