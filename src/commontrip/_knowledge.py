@@ -331,15 +331,9 @@ class Knowledge:
         here, shared, found = self.here, self.shared, view.transition
         self.local = None
         decided_alone = here is not None and (shared is None or here.epoch != shared.epoch)
-        stood_still = found is None or found.is_seed or (shared is not None and not _newer(found, shared))
+        same = shared is not None and found is not None and found.epoch == shared.epoch
+        stood_still = found is None or found.is_seed or same or (shared is not None and self._forgot(found, shared))
         if here and decided_alone and stood_still and here.state != State.CLOSED:
             self._reassert(found, here, Reason.LOCAL)
         else:
             self.learn(view, last_word=True)
-
-
-def _newer(found: Transition, shared: Transition) -> bool:
-    return found.epoch.incarnation != shared.epoch.incarnation or (
-        found.epoch.number > shared.epoch.number
-        or (found.epoch.number == shared.epoch.number and found.epoch.token != shared.epoch.token)
-    )

@@ -8,6 +8,7 @@ import pytest
 from commontrip import (
     Breakers,
     CircuitOpenError,
+    ConsecutiveFailures,
     MemoryStore,
     Outcome,
     Policy,
@@ -16,7 +17,7 @@ from commontrip import (
     StoreUnavailableError,
 )
 from commontrip.redis import RedisStore
-from tests.breaker.members import Join
+from tests.breaker.members import Join, joins, policy
 from tests.breaker.test_races_leases import fleet, probe
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -104,3 +105,63 @@ async def test_only_one_transition_is_proposed_at_a_time(join: Join) -> None:
         assert a.store.count("transition") == 1
         with pytest.raises(CircuitOpenError):
             await a.breaker.admit()
+
+
+async def test_who_sets_the_state_goes_over_what_is_remembered(join: Join, server: Server, prefix: str) -> None:
+    """After a failover that lost the trip, a SET by hand is obeyed and not overruled by those who remember it."""
+    async with join() as a:
+        await a.succeed()
+        await a.breakers.flush()
+        lost = str(server.cli("GET", f"{prefix}:auth:v1:epoch"))
+        await a.open()
+        server.cli("MSET", f"{prefix}:auth:v1:epoch", lost, f"{prefix}:auth:state", "HALF_OPEN")
+        await a.breaker.read()
+        await a.sees(State.HALF_OPEN)
+        made = a.breaker.snapshot.transition
+        assert (made.reason, made.epoch.number) == ("external", 2)
+
+
+async def test_a_verdict_made_alone_is_told_when_the_store_is_back(redis_url: str, server: Server, prefix: str) -> None:
+    """A replica that opened in local mode opens the fleet, if nothing has happened there meanwhile."""
+    async with joins(redis_url, prefix, policy(ConsecutiveFailures(1)))() as a:
+        await a.succeed()
+        a.store.cut = True
+        await a.insists(lambda: a.breaker.snapshot.local, "local mode")
+        await a.fail()
+        await a.sees(State.OPEN)
+        a.store.mend()
+        await a.insists(lambda: server.cli("GET", f"{prefix}:auth:state") == "OPEN", "the fleet to open")
+        assert (await a.breaker.history(1))[0][0].reason == "local"
+
+
+async def test_reading_without_a_store_says_what_is_known(join: Join) -> None:
+    """A store that refuses is no error for who only looks."""
+    async with join() as a:
+        await a.open()
+        a.store.refuse(1, of="read")
+        assert (await a.breaker.read()).state is State.OPEN
+
+
+async def test_a_place_asked_of_a_store_that_has_gone_is_none(join: Join) -> None:
+    """Who waits for a place when the store goes is refused, and served by the local circuit from then on."""
+    async with join() as a:
+        await a.half_open()
+        a.store.refuse(1, of="lease")
+        await a.refused()
+        assert (await probe(a)).probe
+        assert a.breaker.snapshot.local
+
+
+async def test_a_missing_right_to_be_present_keeps_nobody_away(join: Join) -> None:
+    """A replica that may not write the fleet's key goes back to the store all the same."""
+
+    async def refuse(replica: str, seconds: float) -> int:
+        raise StoreUnavailableError("presence", f"NOPERM {replica} {seconds}", misconfigured=True)
+
+    async with join() as a:
+        await a.succeed()
+        a.store.refuse(1, of="record")
+        await a.fail()
+        await a.insists(lambda: a.breakers.local, "local mode")
+        a.store.presence = refuse
+        await a.insists(lambda: not a.breakers.local, "the store to be used again")
