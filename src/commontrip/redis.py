@@ -149,7 +149,9 @@ class RedisStore:
                 if self._cluster:
                     await self.client.initialize()  # which its pubsub takes for granted
                 await pubsub.subscribe(self._head[1])
-                async for message in pubsub.listen():
+                messages = pubsub.listen()
+                while True:
+                    message = await anext(messages)
                     pause = 0.05
                     if message["type"] == "message":
                         name, _, record = str(message["data"]).partition(" ")

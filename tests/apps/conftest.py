@@ -72,7 +72,9 @@ def profile(stack: AsyncExitStack, redis_url: str, prefix: str) -> Profiles:
     """Start replicas of profile; takes settings."""
 
     async def start(**settings: Any) -> ProfileUnderTest:
-        given = {"redis_url": redis_url, "redis_prefix": prefix, "auth_url": AUTH, **settings}
+        # A generous budget: on a busy machine a first use is not refused for being slow.
+        budget = {"breaker_store_budget_seconds": 1.0}
+        given = {"redis_url": redis_url, "redis_prefix": prefix, "auth_url": AUTH, **budget, **settings}
         app = profile_app.create_app(Profile(**given))
         return ProfileUnderTest(await stack.enter_async_context(served(app)), app)
 

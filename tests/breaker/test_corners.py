@@ -58,7 +58,7 @@ async def test_a_caller_cancelled_as_its_place_arrives_passes_it_on(join: Join) 
         caller = asyncio.create_task(a.breaker.admit())
         await held.caught()
         queue = a.breaker._circuit.places._waiting
-        await eventually(lambda: bool(queue), "the caller to wait")
+        await eventually(lambda: a.breaker.state == State.HALF_OPEN and bool(queue), "the caller to wait")
         queue[0].add_done_callback(lambda _: caller.cancel())
         await held.release()
         await asyncio.wait({caller})
