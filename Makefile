@@ -73,7 +73,7 @@ environment: python
 	  echo "==> making .venv with $$("$$python" --version)" && \
 	  rm -rf .venv && "$$python" -m venv .venv && \
 	  echo "==> installing the $$(grep -c '^[a-z].*==' requirements/dev.txt) packages of requirements/dev.txt" \
-	    "(80 MB, a minute or two)" && \
+	    "(200 MB, a minute or two)" && \
 	  $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt && \
 	  cp requirements/dev.txt .venv/dev.txt; }
 	@cmp -s pyproject.toml .venv/pyproject.toml || { \
