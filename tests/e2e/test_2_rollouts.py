@@ -1,0 +1,72 @@
+"""Changes under load: nobody is refused for them."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.kubernetes import until
+from tests.e2e.release import SERVICES, Release
+
+pytestmark = pytest.mark.timeout(150)
+Seen = Callable[[str], None]
+
+
+def trips(release: Release) -> set[str]:
+    """Return the thresholds of all replicas, as they tell them."""
+    return {known["trip"] for known in release.fleet().values()}
+
+
+def test_upgrade_and_rollback(release: Release, seen: Seen) -> None:
+    """Under steady load new thresholds are rolled out and back: no request fails, and afterwards they hold."""
+    before = trips(release)
+    for what in ("upgrade", "rollback"):
+        with release.caller.load(release.user) as load:
+            if what == "upgrade":
+                done = release.upgrade({"profile": {"breaker": {"minimumCalls": 12, "failureRate": 0.4}}})
+            else:
+                done = release.namespace.helm("rollback", release.name, "--wait", "--timeout", "90s")
+            release.settle("profile")
+        after = trips(release)
+        seen(f"helm {what} --wait: {done.seconds:.1f} s, then {', '.join(after)}; {load}")
+        assert load.failures == []
+        assert set(load.sources) == {"live"}
+        assert not done.warnings
+        assert (after == before) == (what == "rollback")
+        assert after == before or {("0.4" in trip, "12" in trip) for trip in after} == {(True, True)}
+
+
+def test_restart(release: Release, seen: Seen) -> None:
+    """Every pod is replaced under load: no request fails, auth is asked all the time, and an event stream ends in order."""
+    stream = release.url("profile", "/breakers/events")
+    release.caller.open_stream(stream)
+    with release.caller.load(release.user) as load:
+        release.restart(*SERVICES)
+    end = release.caller.stream_end()
+    seen(f"all replaced; {load}; an event stream ended {end}, and could be opened again")
+    release.caller.open_stream(stream)
+    assert load.failures == []
+    assert set(load.sources) == {"live"}
+    assert end == "in order"
+
+
+def test_autoscaler(release: Release, seen: Seen) -> None:
+    """Autoscaling is switched on and then upgraded: server-side apply and the autoscaler do not fight for the number.
+
+    The number is set first, as the chart's README says: Helm gives up the field, and another has to hold it.
+    """
+    release.scale("profile", 3)
+    on = {"profile": {"autoscaling": {"enabled": True, "minReplicas": 2, "maxReplicas": 4}}}
+    with release.caller.load(release.user) as load:
+        first = release.upgrade(on)
+        release.scale("profile", 4)  # as the autoscaler does
+        second = release.upgrade(on, "--set", "profile.breaker.minimumCalls=11")
+        replicas = len(release.pods("profile"))
+        release.settle("profile")
+    version = release.namespace.helm("version", "--short").out.strip()
+    seen(
+        f"helm {version}: on after {first.seconds:.1f} s, upgraded after {second.seconds:.1f} s; {replicas} pods; {load}"
+    )
+    assert load.failures == []
+    assert replicas == 4
+    release.namespace.helm("rollback", release.name, "1", "--wait", "--timeout", "90s")
+    until("the old size", lambda: len(release.pods("profile")) == 3, 40)
