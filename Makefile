@@ -6,10 +6,16 @@ BIN := .venv/bin
 TYPED := $(wildcard src apps tests/support tests/support_tests tests/typing)
 
 .DEFAULT_GOAL := help
-.PHONY: help check test bench mutants format lock clean python environment
+.PHONY: help up demo check test bench mutants format lock clean python environment
 
 help: ## List these targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+
+up: environment ## Run the whole system here until Ctrl-C: Redis, auth, three replicas of profile, a gateway
+	@$(BIN)/python -m apps.laptop up $(ARGS)
+
+demo: environment ## Tell the story of the breaker in that system, and check each claim in it
+	@$(BIN)/python -m apps.laptop demo
 
 check: environment ## Check format, lint, types and import rules
 	$(BIN)/ruff format --check .
