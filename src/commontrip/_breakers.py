@@ -14,6 +14,7 @@ from commontrip._listener import Listener
 from commontrip._policy import Policy
 from commontrip._replica import Replica
 from commontrip._store import Store
+from commontrip._transition import Transition
 
 _DEFAULT = Policy()
 
@@ -146,6 +147,27 @@ class Breakers:
         """
         replica = self._started()
         return await replica.line.call("fleet", replica.store.fleet(_check.name("name", name)))
+
+    async def told(self, name: str, epochs: Iterable[str]) -> None:
+        """Note for the fleet that these transitions of a breaker have been told to whoever keeps them outside.
+
+        One round trip. Raises `StoreUnavailableError`.
+        """
+        replica = self._started()
+        work = replica.store.told(_check.name("name", name), tuple(epochs))
+        await replica.line.call("told", work, vital=False)
+
+    async def untold(self, name: str, *, older: float, younger: float, turn: float) -> list[Transition]:
+        """Return the transitions between two ages (s) that nobody has told of: their makers may have been killed.
+
+        For `turn` seconds nobody else is given them. One round trip, a second one if there are any; in a large fleet
+        after a moment's wait, so that it keeps its rate. A store that ends with its process has none. Raises
+        `StoreUnavailableError`.
+        """
+        replica = self._started()
+        await replica.spread(0.1)
+        work = replica.store.untold(_check.name("name", name), (older, younger), turn)
+        return await replica.line.call("untold", work, vital=False)
 
     def circuits(self) -> list[Circuit]:
         """Return what is behind the breakers; not for users."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from commontrip._state import Outcome, State
-from commontrip._transition import Transition
+from commontrip._transition import Transition, span_ids
 
 if TYPE_CHECKING:
     from commontrip._breakers import Breakers
@@ -60,6 +60,13 @@ class Listener:
     def on_transition(self, applied: Applied) -> None:
         """Hear of a transition, once per replica and transition."""
 
+    def on_learned(self, breaker: str, rank: int) -> None:
+        """Hear, a little after a transition that others made, that this replica was the rank-th to learn of it.
+
+        The maker is the first; not called where the transition has been overtaken. So a few replicas can do what
+        need not be done by all.
+        """
+
     def on_call(self, breaker: str, state: State, outcome: Outcome, *, probe: bool) -> None:
         """Hear, in the caller's context, of a call that was refused, failed, was slow, or was a probe."""
 
@@ -75,18 +82,23 @@ class Listener:
 
 
 class LogListener(Listener):
-    """One log line per transition and replica, and per report; the first listener of every `Breakers`."""
+    """One log line per transition and replica, and per report; the first listener of every `Breakers`.
+
+    A record has breaker, epoch, reason and cause, and the ids of the transition's span, as `extra`.
+    """
 
     def on_transition(self, applied: Applied) -> None:
         """Log it: opening is a warning."""
         t = applied.transition
         how = "made" if applied.made else f"learned after {applied.lag * 1000:.0f} ms"
+        trace_id, span_id = span_ids(applied.breaker, str(t.epoch))
+        trace = {} if applied.local else {"trace_id": f"{trace_id:032x}", "span_id": f"{span_id:016x}"}
         logger.log(
             logging.WARNING if t.state == State.OPEN else logging.INFO,
             "circuit %s: %s -> %s (%s) epoch %s, %s%s; %d failures of %d calls, made by %s",
             applied.breaker, t.previous_state or "new", t.state, t.reason, t.epoch, how,
             ", local mode" if applied.local else "", t.failures, t.calls, t.replica,
-            extra={"breaker": applied.breaker, "epoch": str(t.epoch), "reason": t.reason, "cause": t.cause},
+            extra={"breaker": applied.breaker, "epoch": str(t.epoch), "reason": t.reason, "cause": t.cause, **trace},
         )  # fmt: skip
 
     def on_report(self, report: Report) -> None:

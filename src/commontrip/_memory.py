@@ -270,16 +270,26 @@ class MemoryStore:
         self._present = {member: until for member, until in self._present.items() if until > now}
         return len(self._present)
 
-    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> None:
+    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> int:
         """See `Store.learned`."""
         breaker = self._breakers.get(name)
-        if breaker and str(breaker.transition.epoch) == epoch:
-            breaker.learned[replica] = lag
+        if breaker is None or str(breaker.transition.epoch) != epoch:
+            return 0
+        breaker.learned[replica] = lag
+        return len(breaker.learned)
+
+    async def told(self, name: str, epochs: Sequence[str]) -> None:
+        """See `Store.told`; who makes a transition here lives as long as the store."""
+
+    async def untold(self, name: str, ages: tuple[float, float], turn: float) -> list[Transition]:  # noqa: ARG002 - none
+        """See `Store.untold`."""
+        return []
 
     async def fleet(self, name: str) -> dict[str, float | None]:
         """See `Store.fleet`."""
-        breaker = self._breakers.get(name)
-        return {member: breaker.learned.get(member) if breaker else None for member in self._present}
+        breaker, now = self._breakers.get(name), self._clock()
+        alive = [member for member, until in self._present.items() if until > now]
+        return {member: breaker.learned.get(member) if breaker else None for member in alive}
 
     # -- the parts
 

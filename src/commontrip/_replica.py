@@ -343,10 +343,15 @@ class Replica:
                     self.listeners.tell("on_transition", news)
 
     async def _note(self, circuit: Circuit, found: Transition, lag: float) -> None:
-        await asyncio.sleep(random.uniform(0, self.fleet / self._rate))  # noqa: S311 - spreads load
+        await self.spread()
         with contextlib.suppress(StoreUnavailableError):
             work = self.store.learned(circuit.name, str(found.epoch), self.id, lag)
-            await self.line.call("learned", work, vital=False)
+            if rank := await self.line.call("learned", work, vital=False):
+                self.listeners.tell("on_learned", circuit.name, rank)
+
+    async def spread(self, share: float = 1.0) -> None:
+        """Wait for a moment that keeps the fleet, if all its replicas ask at once, under a share of its rate."""
+        await asyncio.sleep(random.uniform(0, self.fleet / (self._rate * share)))  # noqa: S311 - spreads load
 
     async def _beat(self) -> None:
         while True:

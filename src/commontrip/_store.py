@@ -169,8 +169,17 @@ class Store(Protocol):
     async def presence(self, replica: str, seconds: float) -> int:
         """Say that a replica is there for `seconds` (0 = it leaves); return the size of the fleet."""
 
-    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> None:
-        """Note how late a replica applied a transition."""
+    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> int:
+        """Note how late a replica applied a transition; return how many have, 0 if the epoch is over."""
+
+    async def told(self, name: str, epochs: Sequence[str]) -> None:
+        """Note that transitions have been told to whoever keeps them outside."""
+
+    async def untold(self, name: str, ages: tuple[float, float], turn: float) -> list[Transition]:
+        """Return the transitions of these ages (s) that nobody has told of; for `turn` seconds nobody else gets them.
+
+        A store that ends with its process has none.
+        """
 
     async def fleet(self, name: str) -> dict[str, float | None]:
         """Return who is in the fleet, each with how late it learned of the current epoch; None if it has not."""

@@ -1,5 +1,6 @@
 """The epoch record: one line in the store that says what the last transition was, and so what holds now."""
 
+import hashlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -13,12 +14,23 @@ FIELDS = (
 )  # fmt: skip
 """The record's fields in order; times in ms, `-` for an empty one. `lua/common.lua` knows the same."""
 
+_LONGEST = 300  # characters: a longer number would be no float
 _EPOCH = re.compile(r"([0-9a-f]+)\.(\d+)\.([0-9a-f]+)")
 
 
 def token() -> str:
     """Mint what makes a transition, an incarnation or a lease one of a kind."""
     return secrets.token_hex(8)
+
+
+def span_ids(breaker: str, epoch: str, observer: str = "") -> tuple[int, int]:
+    """Return trace and span id of a transition, or of its observation by another replica.
+
+    The same for everyone who knows breaker and epoch, in every release: a span sent twice is one span.
+    """
+    trace_id = hashlib.sha256(f"{breaker} {epoch}".encode()).digest()
+    span_id = hashlib.sha256(f"{breaker} {epoch} {observer}".encode()).digest()
+    return int.from_bytes(trace_id[:16]), int.from_bytes(span_id[16:24])
 
 
 def word(text: str) -> str:
@@ -106,6 +118,8 @@ def parse(record: str) -> Transition:
     fields = record.split(" ")
     if len(fields) != len(FIELDS):
         raise ValueError(f"a record has {len(FIELDS)} fields, not {len(fields)}: {record!r}")
+    if max(map(len, fields)) > _LONGEST:
+        raise ValueError(f"a field of a record has at most {_LONGEST} characters: {record!r}")
     f = dict(zip(FIELDS, fields, strict=True))
     return Transition(
         epoch=Epoch.parse(f["epoch"]),

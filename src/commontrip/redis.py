@@ -6,6 +6,7 @@ Keys of a breaker `auth` (prefix `cb`; in a Cluster the name is a hash tag, `cb:
     cb:auth:transitions                           stream of every transition, capped
     cb:auth:v1:epoch                              the record of the last transition: the one truth
     cb:auth:v1:window probes override learned     counts; leases; an operator's note; who learned how late
+    cb:auth:v1:told                               which transitions have been told to a collector
     cb:auth:v1:seen:REPLICA                       a replica's last batch
     cb:replicas                                   who is in the fleet
     cb:events                                     channel of all transitions of all breakers
@@ -54,20 +55,25 @@ _PARTS = {
     "settle": ("common", "commit", "settle"),
     "presence": ("common", "presence"),
     "learned": ("common", "learned"),
+    "members": ("common", "members"),
+    "told": ("common", "told"),
+    "untold": ("common", "untold"),
 }
 # What servers from 6.2 on say of missing rights, the last three inside a script.
 _DENIED = ("NOPERM", "NOAUTH", "WRONGPASS", "ACL failure", "can't run this command", "can't access")
 _MOST_IN_ONE = 20  # breakers in one script call: 1 ms at the server
 _MOST_IN_LOOK = 500  # breakers in one MGET: below 1 ms
+_MOST_HISTORY = 200  # transitions in one answer
+_TOLD = 3600.0  # seconds for which it is remembered that a transition has been told
 _LANES = 8  # connections that one process uses at once
 
 
 class _Script:
     """A script: its text, and the hash by which the server knows it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, parts: Sequence[str]) -> None:
         folder = resources.files("commontrip") / "lua"
-        self.text = "\n".join((folder / f"{part}.lua").read_text() for part in _PARTS[name])
+        self.text = "\n".join((folder / f"{part}.lua").read_text() for part in parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -99,7 +105,7 @@ class RedisStore:
         self.client = client
         self._cluster = isinstance(client, RedisCluster)
         self._head = (round(ttl * 1000), f"{prefix}:events", _check.whole("history", history, 10, 100_000))
-        self._scripts = {name: _Script(name) for name in _PARTS}
+        self._scripts = {name: _Script(parts) for name, parts in _PARTS.items()}
         self._lanes = asyncio.Semaphore(_LANES)
         self._listener: asyncio.Task[None] | None = None
         self._leaving: asyncio.Task[None] | None = None
@@ -252,15 +258,25 @@ class RedisStore:
         size, _ = await self._run("presence", [f"{self.prefix}:replicas"], replica, _ms(seconds))
         return int(size)
 
-    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> None:
+    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> int:
         """See `Store.learned`."""
         block = self._block(name)
-        await self._run("learned", [block[0], block[9]], epoch, replica, _ms(lag))
+        return int(await self._run("learned", [block[0], block[9]], epoch, replica, _ms(lag)))
+
+    async def told(self, name: str, epochs: Sequence[str]) -> None:
+        """See `Store.told`."""
+        await self._run("told", self._outbox(name)[1:], _ms(_TOLD), *epochs)
+
+    async def untold(self, name: str, ages: tuple[float, float], turn: float) -> list[Transition]:
+        """See `Store.untold`; a second round trip if there are any."""
+        found = set(await self._run("untold", self._outbox(name), *map(_ms, ages), _ms(turn), _ms(_TOLD)))
+        history = await self.history(name, _MOST_HISTORY) if found else []
+        return [made for made, _ in reversed(history) if str(made.epoch) in found]
 
     async def fleet(self, name: str) -> dict[str, float | None]:
         """See `Store.fleet`; two round trips, at most 1,000 replicas."""
         with self._mapped("fleet"):
-            members = await _or(self.client.zrange(f"{self.prefix}:replicas", 0, 999), [])
+            members = await self._run("members", [f"{self.prefix}:replicas"])
             nobody = [None] * len(members)
             lags = await _or(self.client.hmget(self._block(name)[9], members), nobody) if members else nobody
         return {member: None if lag is None else float(lag) / 1000 for member, lag in zip(members, lags, strict=True)}
@@ -275,6 +291,11 @@ class RedisStore:
             *(f"{own}:epoch", *(f"{base}:{part}" for part in _READABLE), f"{own}:window", f"{own}:probes"),
             *(f"{base}:transitions", f"{own}:override", f"{own}:learned"),
         ]
+
+    def _outbox(self, name: str) -> list[str]:
+        """Return the stream, and the key that says which of its entries have been told."""
+        *_, transitions, _, learned = self._block(name)
+        return [transitions, learned.removesuffix("learned") + "told"]
 
     async def _one(self, script: str, name: str, *args: Any) -> View:
         return _view(await self._run(script, self._block(name), name, *args))

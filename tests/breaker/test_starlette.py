@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import pytest
@@ -11,82 +11,15 @@ from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
-from commontrip import (
-    Breaker,
-    Breakers,
-    CircuitOpenError,
-    ConsecutiveFailures,
-    Cooldown,
-    MemoryStore,
-    Policy,
-    Report,
-    State,
-    SuccessRatio,
-)
-from commontrip import starlette as adapter
+from commontrip import Breaker, Breakers, CircuitOpenError, MemoryStore, Report, State
 from commontrip.redis import RedisStore
-from commontrip.starlette import BreakerRoutes, circuit_open, lifespan
+from commontrip.starlette import BreakerRoutes, _stream, circuit_open, lifespan
 from commontrip.testing import FakeClock
+from tests.breaker.site import ORDER, PATIENCE, POLICY, TOKEN, Site, Watcher, body_of, trip
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-
-PATIENCE = 5.0  # a busy machine is not what these tests are about
-TOKEN = "correct horse"  # noqa: S105 - opens nothing
-POLICY = Policy(trip=ConsecutiveFailures(1), recover=SuccessRatio(1, probes=1), cooldown=Cooldown(30, jitter=0))
-ORDER = {"override": "FORCED_OPEN", "author": "ann", "reason": "tests the brakes", "seconds": 60}
-
-
-class AwayError(Exception):
-    """What the guarded code raises."""
-
-
-class Site:
-    """An app with the board in it, and what it takes to ask it."""
-
-    def __init__(self, board: BreakerRoutes, breakers: Breakers, prefix: str = "") -> None:
-        routes = [Mount(prefix, routes=board.routes)] if prefix else board.routes
-        self.app = Starlette(routes=routes, exception_handlers={CircuitOpenError: circuit_open})
-        self.board = board
-        self.breakers = breakers
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(self), base_url="http://site")
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Stand between a server and the app: a server hands on the lifespan's state."""
-        await self.app(scope | {"state": {"breakers": self.breakers}}, receive, send)
-
-    async def get(self, path: str) -> Any:
-        """Return the JSON of a page."""
-        return _body(await self.client.get(path), 200)
-
-    async def refused(self, status: int, path: str, method: str = "GET", **request: Any) -> httpx.Response:
-        """Ask for something, and see it refused with a problem of that status."""
-        response = await self.client.request(method, path, **request)
-        assert _body(response, status)["status"] == status
-        return response
-
-    async def order(self, name: str = "auth", **fields: Any) -> Any:
-        """Give an order with the right token, and return the answer."""
-        answer = await self.client.post(
-            f"/breakers/{name}/override", json=ORDER | fields, headers={"Authorization": f"Bearer {TOKEN}"}
-        )
-        return _body(answer, 200)
-
-
-def _body(response: httpx.Response, status: int) -> Any:
-    kind = "application/json" if status == 200 else "application/problem+json"
-    assert (response.status_code, response.headers["content-type"]) == (status, kind)
-    assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["cache-control"] == "no-store"
-    return response.json()
-
-
-async def trip(breaker: Breaker) -> None:
-    """Fail once under the breaker, which is enough."""
-    with pytest.raises(AwayError):
-        async with breaker:
-            raise AwayError
 
 
 @pytest.fixture
@@ -149,7 +82,7 @@ async def test_an_open_circuit_is_a_503(breakers: Breakers, auth: Breaker, clock
         clock.advance(15)
         response = await client.get("/profile")
     problem = {"type": "about:blank", "title": "Service Unavailable", "status": 503, "detail": "circuit auth is open"}
-    assert _body(response, 503) == problem
+    assert body_of(response, 503) == problem
     assert response.headers["retry-after"] == "15"
 
 
@@ -315,7 +248,7 @@ async def test_an_order_needs_no_duration(site: Site, auth: Breaker) -> None:
     """Without `seconds` an order lasts as long as the library says."""
     order = {key: value for key, value in ORDER.items() if key != "seconds"}
     answer = await site.client.post("/breakers/auth/override", json=order, headers={"Authorization": f"bEARER {TOKEN}"})
-    assert _body(answer, 200)["override"] == "FORCED_OPEN"
+    assert body_of(answer, 200)["override"] == "FORCED_OPEN"
     assert auth.snapshot.remaining > 3500
 
 
@@ -403,63 +336,6 @@ async def test_without_the_store_reading_goes_on(
 # -- events
 
 
-class Watcher:
-    """A client of the event stream, as a server sees it; it reads as fast as `reads` lets it."""
-
-    def __init__(self, site: Site, path: str = "/breakers/events", method: str = "GET") -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = b""
-        self.ended = False
-        """The response was sent to its end, and not broken off."""
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.left = asyncio.Event()
-        self._seen = 0
-        self._scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path,
-            "query_string": b"", "root_path": "", "headers": [], "scheme": "http",
-        }  # fmt: skip
-        self._site = site
-
-    async def __aenter__(self) -> Self:
-        self.task = asyncio.create_task(self._site(self._scope, self._receive, self._send))
-        await eventually(lambda: bool(self.status), "the response to begin")
-        return self
-
-    async def __aexit__(self, *raised: object) -> None:
-        self.left.set()
-        self.reads.set()
-        async with asyncio.timeout(5):
-            await self.task
-
-    async def _receive(self) -> dict[str, Any]:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            self.headers = {key.decode(): value.decode() for key, value in message["headers"]}
-        else:
-            await self.reads.wait()
-            self.body += message["body"]
-            self.ended = not message.get("more_body", False)
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """What has come: event, id and data of each."""
-        blocks = [block for block in self.body.decode().split("\r\n\r\n") if block]
-        parsed = [dict(line.split(": ", 1) for line in block.split("\r\n")) for block in blocks]
-        return [event | {"data": json.loads(event["data"])} for event in parsed]
-
-    async def next(self) -> dict[str, Any]:
-        """Wait for the next event."""
-        await eventually(lambda: len(self.events) > self._seen, "an event")
-        self._seen += 1
-        return self.events[self._seen - 1]
-
-
 async def test_events_begin_with_a_snapshot_and_follow_the_transitions(
     site: Site, breakers: Breakers, auth: Breaker
 ) -> None:
@@ -505,7 +381,7 @@ async def test_a_slow_client_is_cut_off_alone(
     site: Site, board: BreakerRoutes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client that does not read keeps a bounded number of events, then loses its stream; others get everything."""
-    monkeypatch.setattr(adapter, "_BACKLOG", 5)
+    monkeypatch.setattr(board._hub, "_backlog", 5)
     async with Watcher(site) as slow, Watcher(site) as quick:
         await slow.next()
         slow.reads.clear()
@@ -525,7 +401,7 @@ async def test_a_slow_client_is_cut_off_alone(
 
 async def test_clients_that_have_left_are_forgotten(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams are limited in number, and a client that leaves makes room."""
-    monkeypatch.setattr(adapter, "_STREAMS", 2)
+    monkeypatch.setattr(_stream, "STREAMS", 2)
     async with Watcher(site):
         async with Watcher(site), Watcher(site) as third:
             assert third.status == 503

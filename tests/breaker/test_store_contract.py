@@ -828,6 +828,14 @@ class FleetContract:
         assert await store.presence("r1", 30.0) == 1
         assert await store.fleet("auth") == {"r1": None}
 
+    async def test_the_silent_are_not_named(self, store: Store) -> None:
+        """A replica whose time is over is not in the fleet, also when nobody is left to forget it."""
+        await store.presence("r1", 30.0)
+        await store.presence("killed", 0.05)
+        caller = Caller(store)
+        await caller.past((await caller.read()).now + 0.05)
+        assert await store.fleet("auth") == {"r1": None}
+
     async def test_who_has_learned_of_the_epoch(self, caller: Caller, store: Store) -> None:
         """The fleet says how late each replica learned of the current epoch."""
         await caller.seed()

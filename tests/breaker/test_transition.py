@@ -74,6 +74,15 @@ def test_a_wrong_field_is_a_value_error(transition: Transition, at: int, wrong: 
         parse(" ".join([*words, "more"]))
 
 
+@given(TRANSITIONS, st.sampled_from([2, 3, 4, 7, 14]))
+def test_a_number_without_end_is_a_value_error(transition: Transition, place: int) -> None:
+    """A time that is too long for any number, as only people write it, is a ValueError."""
+    fields = transition.record().split(" ")
+    fields[place] = 400 * "9"
+    with pytest.raises(ValueError, match="at most 300 characters"):
+        parse(" ".join(fields))
+
+
 @pytest.mark.parametrize(
     "text", ["", "a", "a.1", "a.1.", ".1.b", "a.x.b", "a.1.b.c", "A.1.b", "a.-1.b", "a.1.b\n", " a.1.b"]
 )

@@ -243,10 +243,22 @@ class UnreliableStore:
         work = functools.partial(self._store.presence, replica, seconds)
         return await self._pass("presence", replica, work)
 
-    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> None:
+    async def learned(self, name: str, epoch: str, replica: str, lag: float) -> int:
         """See `Store.learned`."""
         work = functools.partial(self._store.learned, name, epoch, replica, lag)
-        await self._pass("learned", epoch, work)
+        return await self._pass("learned", epoch, work)
+
+    async def told(self, name: str, epochs: Sequence[str]) -> None:
+        """See `Store.told`."""
+        await self._pass("told", epochs, functools.partial(self._store.told, name, epochs))
+
+    async def untold(self, name: str, ages: tuple[float, float], turn: float) -> list[Transition]:
+        """See `Store.untold`."""
+
+        async def work() -> list[Transition]:
+            return [self._moved(made) for made in await self._store.untold(name, ages, turn)]
+
+        return await self._pass("untold", name, work)
 
     async def fleet(self, name: str) -> dict[str, float | None]:
         """See `Store.fleet`."""

@@ -1,14 +1,11 @@
 """OpenTelemetry: every transition of the fleet one span, and metrics that cost a closed call nothing.
 
 async with Telemetry(OTLPSpanExporter()) as telemetry, Breakers(store, listeners=[telemetry]) as breakers:
-    telemetry.watch(breakers)
+    ...
+    await telemetry.flush()  # before the fleet is left: nobody need send the last spans again
 """
 
-import asyncio
-import hashlib
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -16,45 +13,21 @@ from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider, export, id_generator, sampling
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider, export, id_generator, sampling
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from commontrip import _check, _transition
 from commontrip._breakers import Breakers
 from commontrip._listener import Applied, Listener
 from commontrip._state import Outcome, State
-from commontrip._transition import token
-
-# All names, and the metrics' units, in one place: there is no convention for circuit breakers, but one may come.
-SCOPE = "commontrip"
-TRANSITION_SPAN, OBSERVED_SPAN = "circuit_breaker.transition", "circuit_breaker.observed"
-
-NAME = "circuit_breaker.name"
-STATE = "circuit_breaker.state"
-PREVIOUS_STATE = "circuit_breaker.previous_state"
-PREVIOUS_DURATION = "circuit_breaker.previous_state_duration"
-OUTCOME = "circuit_breaker.outcome"
-NUMBER = "circuit_breaker.transition.id"
-REASON = "circuit_breaker.transition.reason"
-INCARNATION = "circuit_breaker.incarnation"
-REPLICA = "circuit_breaker.replica"
-FAILURES = "circuit_breaker.failures"
-CALLS = "circuit_breaker.calls"
-COOLDOWN = "circuit_breaker.cooldown"
-LAST_ERROR = "circuit_breaker.last_error_type"
-LINK = "circuit_breaker.link"  # of a link: cause or previous
-OPERATION = "circuit_breaker.store.operation"
-ERROR_TYPE = "error.type"
-
-CALLS_METRIC = ("circuit_breaker.calls", "{call}")
-STATE_METRIC = ("circuit_breaker.state", "{breaker}")
-LOCAL_MODE_METRIC = ("circuit_breaker.local_mode", "{breaker}")
-TRANSITIONS_METRIC = ("circuit_breaker.transitions", "{transition}")
-PROPAGATION_METRIC = ("circuit_breaker.propagation", "s")
-STORE_DURATION_METRIC = ("circuit_breaker.store.duration", "s")
-STORE_ERRORS_METRIC = ("circuit_breaker.store.errors", "{error}")
+from commontrip._transition import Transition, token
+from commontrip.opentelemetry import names
+from commontrip.opentelemetry._delivery import Delivery, within
+from commontrip.opentelemetry._recovery import Recovery
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _QUEUE = 2048  # spans that wait while the collector is away
+_EVERY_MS = 500.0  # in which those that have come together are sent
 _Attributes = dict[str, str | float]
 _w3c = TraceContextTextMapPropagator()
 
@@ -64,9 +37,7 @@ def span_ids(breaker: str, epoch: str, observer: str = "") -> tuple[int, int]:
 
     The same for everyone who knows breaker and epoch, in every release: a span sent twice is one span.
     """
-    trace_id = hashlib.sha256(f"{breaker} {epoch}".encode()).digest()
-    span_id = hashlib.sha256(f"{breaker} {epoch} {observer}".encode()).digest()
-    return int.from_bytes(trace_id[:16]), int.from_bytes(span_id[16:24])
+    return _transition.span_ids(breaker, epoch, observer)
 
 
 class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
@@ -76,6 +47,8 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
 
     - A transition is one span in the whole fleet, and one child of it for each other replica that applied it. Their
       provider and queue are their own: no sampler and no other span's queue loses them. OTEL_SDK_DISABLED=true does.
+    - What is not delivered is tried again for a minute. That a transition's span has arrived is noted in the store:
+      when whoever made it was killed before, another replica sends the same span.
     - A call that was refused, failed, was slow or was a probe adds attributes to the caller's span.
     - Calls and states are read from the breakers when metrics are collected, in whichever thread does so.
     """
@@ -86,6 +59,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         *,
         resource: Resource | None = None,
         meter_provider: metrics.MeterProvider | None = None,
+        patience: float = 5.0,
     ) -> None:
         """Take what sends.
 
@@ -94,25 +68,33 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
                 provider's; None sends none.
             resource: who sends them; by default what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say.
             meter_provider: where metrics go; by default to the global one.
+            patience: seconds after which others send a transition's span if its maker has not, 0.1 to 60.
         """
+        self._patience = _check.number("patience", patience, 0.1, 60)
         self._breakers: Breakers | tuple[()] = ()
         self._replica = token()
         self._ids = _ChosenIds()
         self._provider = TracerProvider(sampling.ALWAYS_ON, resource, id_generator=self._ids)
-        self._tracer = self._provider.get_tracer(SCOPE)
-        if exporter:
-            queue = export.BatchSpanProcessor(exporter, _QUEUE, schedule_delay_millis=500, max_export_batch_size=128)
+        self._tracer = self._provider.get_tracer(names.SCOPE)
+        self._recovery: Recovery | None = None
+        self._delivery: Delivery | None = None
+        self._sending: dict[int, tuple[str, str]] = {}  # by span id: breaker and epoch
+        if exporter and not isinstance(self._tracer, trace.NoOpTracer):
+            self._delivery = Delivery(exporter, self._delivered)
+            queue = export.BatchSpanProcessor(
+                self._delivery, _QUEUE, schedule_delay_millis=_EVERY_MS, max_export_batch_size=128
+            )
             self._provider.add_span_processor(queue)
-        meter = (meter_provider or metrics.get_meter_provider()).get_meter(SCOPE)
+        meter = (meter_provider or metrics.get_meter_provider()).get_meter(names.SCOPE)
         histogram = partial(meter.create_histogram, explicit_bucket_boundaries_advisory=_SECONDS)
-        self._transitions = meter.create_counter(*TRANSITIONS_METRIC, "Made by this replica")
-        self._propagation = histogram(*PROPAGATION_METRIC, "From a transition until this replica applied it")
-        self._store_duration = histogram(*STORE_DURATION_METRIC, "Exchanges with the store")
-        self._store_errors = meter.create_counter(*STORE_ERRORS_METRIC, "Exchanges with the store that failed")
+        self._transitions = meter.create_counter(*names.TRANSITIONS_METRIC, "Made by this replica")
+        self._propagation = histogram(*names.PROPAGATION_METRIC, "From a transition until this replica applied it")
+        self._store_duration = histogram(*names.STORE_DURATION_METRIC, "Exchanges with the store")
+        self._store_errors = meter.create_counter(*names.STORE_ERRORS_METRIC, "Exchanges with the store that failed")
         for create, (name, unit), read, text in (
-            (meter.create_observable_counter, CALLS_METRIC, self._calls, "Calls of this replica"),
-            (meter.create_observable_gauge, STATE_METRIC, self._states, "1 for the state it is in, else 0"),
-            (meter.create_observable_gauge, LOCAL_MODE_METRIC, self._modes, "1 while the store is away, else 0"),
+            (meter.create_observable_counter, names.CALLS_METRIC, self._calls, "Calls of this replica"),
+            (meter.create_observable_gauge, names.STATE_METRIC, self._states, "1 for the state it is in, else 0"),
+            (meter.create_observable_gauge, names.LOCAL_MODE_METRIC, self._modes, "1 while the store is away, else 0"),
         ):
             create(name, [read], unit, text)
 
@@ -120,28 +102,52 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         await self.aclose()
 
     def watch(self, breakers: Breakers) -> None:
-        """Read the metrics of these breakers and go by their replica's name; once, before the first call."""
-        self._breakers, self._replica = breakers, breakers.replica
+        """Read the metrics of these breakers and go by their replica's name; `Breakers` does it when it starts."""
+        if self._breakers is not breakers:
+            self._breakers, self._replica = breakers, breakers.replica
+            if self._delivery:
+                delivery = self._delivery
+                self._recovery = Recovery(breakers, self._recover, lambda: delivery.works, self._patience)
+                self._recovery.begin()
 
     async def flush(self, seconds: float = 5.0) -> bool:
-        """Send what waits; return whether that was done within `seconds`."""
-        return await _within(seconds, self._provider.force_flush)
+        """Send what waits; return whether that was done within `seconds`.
+
+        Before `Breakers` is left, it spares the fleet to send the last spans again: only then can it be noted that
+        they have arrived.
+        """
+        done = await within(seconds, self._provider.force_flush)
+        if self._recovery:
+            await self._recovery.settled()
+        return done
 
     async def aclose(self, seconds: float = 5.0) -> bool:
         """Send what waits and close the exporter; return whether that was done within `seconds`.
 
-        What was not is lost: neither the event loop nor the end of the process waits for it.
+        What was not is left to other replicas: neither the event loop nor the end of the process waits for it.
         """
-        return await _within(seconds, self._provider.shutdown)
+        done = await within(seconds, self._provider.shutdown)
+        if self._delivery:
+            self._delivery.leaving.set()
+        if self._recovery:
+            await self._recovery.aclose()
+        return done
 
     def on_transition(self, applied: Applied) -> None:
         """Send the span if this replica made the transition, else the one that says when it learned of it."""
+        if self._recovery and not applied.local:
+            self._recovery.heard(applied.breaker)
         if applied.made and not applied.local:
             self._transitions.add(1, _change(applied))
             self.emit(applied)
         elif not applied.local:
-            self._propagation.record(applied.lag, {NAME: applied.breaker})
-            self._send(OBSERVED_SPAN, applied, {REPLICA: self._replica}, self._replica)
+            self._propagation.record(applied.lag, {names.NAME: applied.breaker})
+            self._send(names.OBSERVED_SPAN, applied, {names.REPLICA: self._replica}, self._replica)
+
+    def on_learned(self, breaker: str, rank: int) -> None:
+        """Look after the transition if this replica was among the first to learn of it."""
+        if self._recovery:
+            self._recovery.learned(breaker, rank)
 
     def emit(self, made: Applied) -> None:
         """Send the span of a transition; sent again, by whatever replica, it is the same span.
@@ -149,14 +155,34 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         It begins with the commit and ends when its maker applied it, both by the store's clock.
         """
         t = made.transition
+        if self._delivery:
+            self._sending[span_ids(made.breaker, str(t.epoch))[1]] = (made.breaker, str(t.epoch))
+            while len(self._sending) > 2 * _QUEUE:  # those that the queue had no room for
+                self._sending.pop(next(iter(self._sending)), None)
         lasted = round(max(0.0, t.since - (t.previous_since or t.since)), 3)  # they are ms
-        attributes: _Attributes = {REPLICA: t.replica, FAILURES: t.failures, CALLS: t.calls, COOLDOWN: t.cooldown}
-        attributes |= {PREVIOUS_DURATION: lasted} | ({LAST_ERROR: t.error} if t.error else {})
-        self._send(TRANSITION_SPAN, made, attributes)
+        attributes: _Attributes = {
+            names.REPLICA: t.replica,
+            names.FAILURES: t.failures,
+            names.CALLS: t.calls,
+            names.COOLDOWN: t.cooldown,
+        }
+        attributes |= {names.PREVIOUS_DURATION: lasted} | ({names.LAST_ERROR: t.error} if t.error else {})
+        self._send(names.TRANSITION_SPAN, made, attributes)
+
+    def _recover(self, breaker: str, transition: Transition) -> None:
+        """Send what another replica has not; when it applied the transition, if it ever did, is not known."""
+        if (breaker, str(transition.epoch)) not in self._sending.values():
+            self.emit(Applied(breaker=breaker, transition=transition, made=False, applied_at=transition.since))
+
+    def _delivered(self, spans: Sequence[ReadableSpan], *, arrived: bool) -> None:
+        """Note which transitions are told; in the exporter's thread."""
+        found = [self._sending.pop(span.context.span_id, None) for span in spans if span.context]
+        if self._recovery and arrived:
+            self._recovery.delivered(filter(None, found))
 
     def _send(self, name: str, applied: Applied, attributes: _Attributes, observer: str = "") -> None:
         t, transition = applied.transition, _span(applied.breaker, str(applied.transition.epoch))
-        attributes |= _change(applied) | {NUMBER: t.epoch.number, INCARNATION: t.epoch.incarnation}
+        attributes |= _change(applied) | {names.NUMBER: t.epoch.number, names.INCARNATION: t.epoch.incarnation}
         self._ids.chosen = span_ids(applied.breaker, str(t.epoch), observer)
         parent = trace.set_span_in_context(transition, Context()) if observer else Context()
         links = [] if observer else [*_links(applied)]
@@ -169,8 +195,10 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         """Say on the caller's span what became of the call."""
         span = trace.get_current_span()
         if span.is_recording():
-            refused = {ERROR_TYPE: "CircuitOpenError"} if outcome is Outcome.REJECTED else {}
-            span.set_attributes({NAME: breaker, STATE: state.lower(), OUTCOME: outcome.value, **refused})
+            refused = {names.ERROR_TYPE: "CircuitOpenError"} if outcome is Outcome.REJECTED else {}
+            span.set_attributes(
+                {names.NAME: breaker, names.STATE: state.lower(), names.OUTCOME: outcome.value, **refused}
+            )
 
     def cause(self) -> str:
         """Return the caller's trace context, sampled or not: a transition's span links to it."""
@@ -180,7 +208,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
 
     def on_store(self, operation: str, seconds: float, error: str) -> None:
         """Measure an exchange with the store."""
-        attributes = {OPERATION: operation} | ({ERROR_TYPE: error} if error else {})
+        attributes = {names.OPERATION: operation} | ({names.ERROR_TYPE: error} if error else {})
         self._store_duration.record(seconds, attributes)
         if error:
             self._store_errors.add(1, attributes)
@@ -188,17 +216,17 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
     def _calls(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:
             for outcome, count in breaker.snapshot.calls.items():
-                yield Observation(count, {NAME: breaker.name, OUTCOME: outcome.value})
+                yield Observation(count, {names.NAME: breaker.name, names.OUTCOME: outcome.value})
 
     def _states(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:
             now = breaker.state
             for state in State:
-                yield Observation(int(state is now), {NAME: breaker.name, STATE: state.lower()})
+                yield Observation(int(state is now), {names.NAME: breaker.name, names.STATE: state.lower()})
 
     def _modes(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:
-            yield Observation(int(breaker.snapshot.local), {NAME: breaker.name})
+            yield Observation(int(breaker.snapshot.local), {names.NAME: breaker.name})
 
 
 class _ChosenIds(id_generator.IdGenerator):
@@ -215,30 +243,20 @@ class _ChosenIds(id_generator.IdGenerator):
 
 def _change(applied: Applied) -> _Attributes:
     t = applied.transition
-    states = {STATE: t.state.lower(), PREVIOUS_STATE: (t.previous_state or "none").lower()}
-    return {NAME: applied.breaker, REASON: str(t.reason), **states}
+    states = {names.STATE: t.state.lower(), names.PREVIOUS_STATE: (t.previous_state or "none").lower()}
+    return {names.NAME: applied.breaker, names.REASON: str(t.reason), **states}
 
 
 def _links(applied: Applied) -> Iterable[trace.Link]:
     previous = applied.transition.previous
     cause = trace.get_current_span(_w3c.extract({"traceparent": applied.transition.cause}, Context()))
     if cause.get_span_context().is_valid:
-        yield trace.Link(cause.get_span_context(), {LINK: "cause"})
+        yield trace.Link(cause.get_span_context(), {names.LINK: "cause"})
     if previous and previous.split(".")[1:2] != ["0"]:  # a seed is no transition and has no span
-        yield trace.Link(_span(applied.breaker, previous).get_span_context(), {LINK: "previous"})
+        yield trace.Link(_span(applied.breaker, previous).get_span_context(), {names.LINK: "previous"})
 
 
 def _span(breaker: str, epoch: str) -> trace.Span:
     """Return a transition's span as others see it, who did not make it."""
     flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
     return trace.NonRecordingSpan(trace.SpanContext(*span_ids(breaker, epoch), is_remote=True, trace_flags=flags))
-
-
-async def _within(seconds: float, work: Callable[[], object]) -> bool:
-    """Run what blocks in a thread that nothing waits for after `seconds`: the SDK's own limits do not hold."""
-    thread = threading.Thread(target=work, name="commontrip sends spans", daemon=True)
-    thread.start()
-    deadline = time.monotonic() + seconds
-    while thread.is_alive() and time.monotonic() < deadline:  # noqa: ASYNC110 - a thread sets no event of a loop
-        await asyncio.sleep(0.01)
-    return not thread.is_alive()

@@ -1,0 +1,5 @@
+"""`python -m commontrip.cli`."""
+
+from commontrip.cli import main
+
+main()
