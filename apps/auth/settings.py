@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from apps.shared.settings import BASE, Port, RedisSettings, Seconds, ServiceSettings
+from apps.shared.settings import BASE, Port, RedisSettings, Seconds, ServiceSettings, Token
 
 
 class Settings(ServiceSettings, RedisSettings):
@@ -18,6 +18,6 @@ class Settings(ServiceSettings, RedisSettings):
     users_path: Path | None = Field(
         None, description="JSON file of users: roles, blocked, valid_until by id; the sample if empty"
     )
-    token: SecretStr = Field(SecretStr(""), description="bearer token that callers must show; none if empty")
+    token: Token = Field(SecretStr(""), description="bearer token that callers must show; none if empty")
     faults: bool = Field(False, description="whether faults can be ordered at /faults; never in production")
     fault_max_seconds: Seconds = Field(600.0, description="seconds after which a fault ends at the latest")

@@ -11,11 +11,14 @@ from apps.gateway.settings import Settings
 from apps.shared.health import Health
 from apps.shared.metrics import Metrics
 from apps.shared.service import assemble
+from apps.shared.tracing import Tracing
 
 
 def create_app(settings: Settings) -> Starlette:
     """Make the service."""
-    health, proxy = Health(), Proxy(settings)
+    health, metrics = Health(), Metrics("gateway")
+    tracing = Tracing(metrics.resource)
+    proxy = Proxy(settings, tracing)
     health.on_drain(proxy.relay.drain)
 
     @asynccontextmanager
@@ -24,4 +27,5 @@ def create_app(settings: Settings) -> Starlette:
             yield
 
     routes = [Mount("/", app=proxy)]
-    return assemble(settings, health, Metrics("gateway"), routes, resources=resources, body_limit=settings.body_bytes)
+    most = settings.body_bytes
+    return assemble(settings, health, metrics, routes, resources=resources, body_limit=most, tracing=tracing)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import httpx
 from starlette.types import Scope
 
 from apps.shared.logs import request_id
@@ -18,6 +19,7 @@ _OURS = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
 _FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host")
 _UNTRUSTED = frozenset({*_FORWARDED, b"x-forwarded-port", b"x-real-ip", b"forwarded"})
 _ANSWERED_BY_US = frozenset({b"date", b"x-request-id"})
+_BODILESS = (204, 304)
 
 
 def request_headers(scope: Scope, host: bytes, *, trust: bool) -> Headers:
@@ -29,10 +31,15 @@ def request_headers(scope: Scope, host: bytes, *, trust: bool) -> Headers:
     return headers + _framing(given)
 
 
-def response_headers(given: Headers) -> Headers:
-    """Return the headers for the client."""
-    lower = [(name.lower(), value) for name, value in given]
+def response_headers(response: httpx.Response) -> Headers:
+    """Return the headers for the client.
+
+    A length beside chunks is none (RFC 9112, 6.3), and where no body may follow we are not the ones to promise one.
+    """
+    lower = [(name.lower(), value) for name, value in response.headers.raw]
     dropped = _dropped(lower) | _ANSWERED_BY_US
+    if response.status_code in _BODILESS or any(name == b"transfer-encoding" for name, _ in lower):
+        dropped |= {b"content-length"}
     return [header for header in lower if header[0] not in dropped]
 
 

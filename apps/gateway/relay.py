@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import cast
 
 import httpx
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
+from apps.gateway.caller import Caller
 from apps.gateway.headers import response_headers
 from apps.gateway.settings import Settings
 from apps.shared import connection
@@ -33,7 +34,7 @@ class Relay:
             passage.stop("drained")
 
     async def __call__(
-        self, response: httpx.Response, scope: Scope, receive: Receive, send: Send, give_back: Callable[[], None]
+        self, response: httpx.Response, scope: Scope, caller: Caller, send: Send, give_back: Callable[[], None]
     ) -> None:
         """Pass one on; `give_back` is called early where it will last."""
         passage = _Passage(response, self._idle)
@@ -41,7 +42,7 @@ class Relay:
             if response.headers.get("content-type", "").startswith("text/event-stream"):
                 self._admit(passage)
                 give_back()
-            await passage.run(scope, receive, send)
+            await passage.run(scope, caller, send)
         finally:
             self._streams.discard(passage)
             await response.aclose()
@@ -67,11 +68,11 @@ class _Passage:
         with contextlib.suppress(RuntimeError):  # it has just ended by itself
             self._time.reschedule(asyncio.get_running_loop().time())
 
-    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def run(self, scope: Scope, caller: Caller, send: Send) -> None:
         """Send head and body. What ends before its time is broken off, so that nobody takes it for the whole."""
-        watch = asyncio.create_task(self._watch(receive))
         try:
             async with self._time:
+                caller.when_gone(lambda: self.stop("gone"))
                 await self._pass_on(send)
         except TimeoutError:
             if self._stopped == "drained":
@@ -80,12 +81,9 @@ class _Passage:
                 self._break_off(scope, f"stood still for {self._idle:g} s")
         except httpx.HTTPError as error:
             self._break_off(scope, f"{type(error).__name__}: {error}")
-        finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
 
     async def _pass_on(self, send: Send) -> None:
-        headers = response_headers(self._response.headers.raw)
+        headers = response_headers(self._response)
         await send({"type": "http.response.start", "status": self._response.status_code, "headers": headers})
         clock = asyncio.get_running_loop().time
         async for chunk in cast("httpx.AsyncByteStream", self._response.stream):
@@ -93,11 +91,6 @@ class _Passage:
             if not self._stopped:
                 self._time.reschedule(clock() + self._idle)
         await send({"type": "http.response.body", "body": b""})
-
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.stop("gone")
 
     def _break_off(self, scope: Scope, why: str) -> None:
         logger.warning("an answer broke off: %s", why)

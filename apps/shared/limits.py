@@ -1,5 +1,7 @@
 """Limits on what a client may send: the address, the headers, the body."""
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from apps.shared.problems import Problem, problem
@@ -8,10 +10,14 @@ MOST_URL = 8_192
 """Bytes of path and query."""
 MOST_HEADERS = 100
 MOST_HEADER_BYTES = 16_384
+_HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(:[0-9]*)?")
 
 
 class Limits:
-    """Refuses with 414, 431, 413 and, for a request with no Host or two, 400; a body without a length is counted."""
+    """Refuses what is too much with 414, 431 and 413, and with 400 what could be read in two ways; counts bodies.
+
+    That is a request with no Host, two, or one that is none, and a body coded for its transfer but by chunks.
+    """
 
     def __init__(self, app: ASGIApp, *, body: int) -> None:
         self._app = app
@@ -53,9 +59,11 @@ def _refusal(scope: Scope, limit: int) -> tuple[int, str] | None:
         return 414, f"path and query may have at most {MOST_URL} bytes"
     if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > MOST_HEADER_BYTES:
         return 431, f"at most {MOST_HEADERS} headers and {MOST_HEADER_BYTES} bytes of them are taken"
-    hosts = sum(name == b"host" for name, _ in headers)
-    if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)) or not (hosts or scope["http_version"] == "1.0"):
         return 400, "a request names one host"
+    if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in headers):
+        return 400, "a body is chunked, or it has a length"
     lengths = [value for name, value in headers if name == b"content-length"]
     if lengths and not (len(set(lengths)) == 1 and lengths[0].isdigit()):
         return 400, "a body has one length"

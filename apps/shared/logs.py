@@ -12,6 +12,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The request that the running task works for."""
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
+_PERIOD = 60.0
 _QUIET = {"uvicorn": logging.WARNING, "httpx": logging.WARNING, "httpcore": logging.WARNING}
 
 
@@ -42,10 +43,29 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Seldom(logging.Filter):
+    """Lets the SDK complain of a collector that is away once a minute: it would for every batch, or every span."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        said = (record.name, str(record.msg))
+        if not record.name.startswith("opentelemetry"):
+            return True
+        if record.created - self._said.get(said, 0.0) < _PERIOD:
+            return False
+        self._said[said] = record.created
+        return True
+
+
 def configure(service: str, level: str) -> None:
     """Send everything that this process logs to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter(service))
+    handler.addFilter(Seldom())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(least, logging.getLevelName(level)))

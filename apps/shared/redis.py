@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from apps.shared.settings import RedisSettings
 from commontrip.redis import RedisStore
 
-AWAY = (RedisError, OSError)
+AWAY = (RedisError, RedisClusterException, OSError)
 """What a command raises when Redis does not do it; a `TimeoutError` is an `OSError`."""
 
 

@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 from time import perf_counter
 
-from opentelemetry import context, propagate
+from opentelemetry import context, propagate, trace
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +21,8 @@ logger = logging.getLogger("apps.requests")
 
 _LEGAL_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _TRACE = frozenset({b"traceparent", b"tracestate", b"baggage"})
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_NO_ROUTE = "none"  # one series, whatever strangers ask for
 GONE = 499
 """Logged as the status where the client went away first."""
 
@@ -50,12 +51,13 @@ class Requests:
         else:
             name, carrier = _identify(scope)
             request = request_id.set(name)
-            trace = context.attach(propagate.extract(carrier)) if carrier else None
+            untraced = trace.get_current_span() is trace.INVALID_SPAN
+            attached = context.attach(propagate.extract(carrier)) if carrier and untraced else None
             try:
                 await self._serve(scope, receive, send)
             finally:
-                if trace:
-                    context.detach(trace)
+                if attached:
+                    context.detach(attached)
                 request_id.reset(request)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +74,7 @@ class Requests:
                 return
             raise
         except Exception:
-            logger.exception("%s %s failed", scope["method"], _route(scope))
+            logger.exception("%s %s failed", scope["method"], route_of(scope) or _NO_ROUTE)
             if answer.status:
                 connection.abort(scope)
             else:
@@ -87,8 +89,8 @@ class Requests:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         if scope["path"] in PATHS:
             return
-        method, route = scope["method"], _route(scope)
-        self._metrics.request(seconds, method if method in _KNOWN_METHODS else "_OTHER", route, status)
+        method, route = scope["method"], route_of(scope) or _NO_ROUTE
+        self._metrics.request(seconds, method if method in KNOWN_METHODS else "_OTHER", route, status)
         if self._access_log:
             fields = {"method": method, "path": scope["path"], "route": route, "status": status}
             logger.info("%s %s %d", method, route, status, extra=fields | {"milliseconds": round(seconds * 1000, 1)})
@@ -121,6 +123,6 @@ def _identify(scope: Scope) -> tuple[str, dict[str, str]]:
     return name or secrets.token_hex(16), carrier
 
 
-def _route(scope: Scope) -> str:
-    """Return the pattern that matched; what matched none is one series, whatever strangers ask for."""
-    return str(scope.get("http.route") or getattr(scope.get("route"), "path", "") or "none")
+def route_of(scope: Scope) -> str:
+    """Return the pattern that matched, '' if none did."""
+    return str(scope.get("http.route") or getattr(scope.get("route"), "path", ""))

@@ -4,7 +4,9 @@ not ready → wait → no new connections → finish what runs → close clients
 """
 
 import asyncio
+import gc
 import logging
+import resource
 import socket
 import sys
 import time
@@ -23,6 +25,9 @@ from apps.shared.settings import ServiceSettings, SettingsError, load, misspelt,
 
 logger = logging.getLogger("apps.server")
 S = TypeVar("S", bound=ServiceSettings)
+_ENOUGH = 65_536  # descriptors
+_AT_ONCE = 128  # connections accepted before one of them is looked at, and can be refused
+_WAITING = 2_048  # connections that wait to be accepted
 
 
 class Server(uvicorn.Server):
@@ -39,6 +44,7 @@ class Server(uvicorn.Server):
         """Start, and say so."""
         await super().startup(sockets)
         for one in sockets or ():
+            one.listen(_WAITING)
             logger.info("listening on %s:%d", *one.getsockname()[:2])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler
@@ -66,9 +72,11 @@ def main(service: str, kind: type[S], create_app: Callable[[S], Starlette]) -> N
         for line in misspelt(kind):
             logger.warning("%s", line)
         app = create_app(settings)
+        gc.freeze()  # what is here now stays: to look through it again and again stops every request for 30 ms
     except SettingsError as error:
         sys.exit(_complain(service, *error.problems, status=2))
     names = variables(kind)
+    _take_descriptors()
     try:
         listener = _bind(settings.listen_host, settings.port, names["port"])
         _serve_metrics(app.state.metrics, settings, names["metrics_port"])
@@ -94,9 +102,17 @@ def _config(app: Starlette, settings: ServiceSettings) -> uvicorn.Config:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=_AT_ONCE,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=round(settings.shutdown_seconds),
     )
+
+
+def _take_descriptors() -> None:
+    """Open as many connections as we may, and not only the 1024 that are usual for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = hard == resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _ENOUGH if unlimited else min(hard, _ENOUGH)), hard))
 
 
 def _bind(host: str, port: int, variable: str) -> socket.socket:

@@ -14,6 +14,7 @@ from apps.shared.metrics import Metrics
 from apps.shared.problems import on_error
 from apps.shared.requests import Requests
 from apps.shared.settings import ServiceSettings
+from apps.shared.tracing import Tracing
 
 
 def assemble(
@@ -24,12 +25,17 @@ def assemble(
     *,
     resources: Callable[[], AbstractAsyncContextManager[None]],
     body_limit: int,
+    tracing: Tracing | None = None,
 ) -> Starlette:
-    """Make the app. `resources` are opened before it is ready and closed after its last answer."""
+    """Make the app. `resources` are opened before it is ready and closed after its last answer, spans sent after that.
+
+    Who makes spans of its own requests brings the `tracing`.
+    """
+    tracing = tracing or Tracing(metrics.resource)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with resources():
+        async with tracing, resources():
             health.started = True
             yield
             health.drain()
@@ -39,6 +45,7 @@ def assemble(
         routes=[*health.routes, *routes],
         lifespan=lifespan,
         middleware=[
+            *tracing.middleware,
             Middleware(Requests, health=health, metrics=metrics, access_log=logged, connection_age=age),
             Middleware(Limits, body=body_limit),
         ],

@@ -5,10 +5,11 @@ A field's variable is its alias, or the service's prefix and its name. Nothing e
 
 import difflib
 import os
+import re
 from typing import Annotated, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,6 +19,15 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+def _printable(value: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]*", value.get_secret_value()):
+        raise ValueError("a token is of printable ASCII without blanks, as a header has it")
+    return value
+
+
+Token = Annotated[SecretStr, AfterValidator(_printable)]
 
 BASE = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
 

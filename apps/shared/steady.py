@@ -18,6 +18,11 @@ class SteadyTransport(httpx.AsyncBaseTransport):
         self._grace = grace
         self._left: set[asyncio.Task[None]] = set()
 
+    @property
+    def left(self) -> int:
+        """How many requests still run whose callers have left."""
+        return len(self._left)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it."""
         sending = asyncio.create_task(self._transport.handle_async_request(request))

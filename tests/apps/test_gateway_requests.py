@@ -209,8 +209,10 @@ async def test_body_too_large(gateway: Gateways, upstream: respx.MockRouter) -> 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
 async def test_methods_not_passed_on(method: str, gateway: Gateways, upstream: respx.MockRouter) -> None:
-    """TRACE would show a caller what stands between; CONNECT is for another kind of proxy."""
-    problem(await (await gateway()).request(method, "/profile/ada"), 405)
+    """TRACE would show a caller what stands between; CONNECT is for another kind of proxy; the others are named."""
+    answer = await (await gateway()).request(method, "/profile/ada")
+    problem(answer, 405)
+    assert answer.headers["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
     assert len(upstream.calls) == 0
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from apps.gateway import app as gateway_app
 from apps.gateway.settings import Settings
+from apps.shared import connection
 from tests.apps.running import Listening, comes, listening, problem, refusing
 from tests.support.waiting import eventually
 
@@ -199,6 +200,74 @@ async def test_caller_leaves_while_sending(
     clean(logged)
 
 
+async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    """Answer nothing, until nobody waits any more."""
+    await reader.read()
+    raise ConnectionError
+
+
+@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["alone", "with another behind"])
+async def test_caller_leaves_unanswered(
+    behind: bytes, profile: Upstream, gateway: Gateways, logged: pytest.LogCaptureFixture
+) -> None:
+    """A caller that leaves before profile answers ends the request at profile, and frees its place."""
+    profile.answer = hang
+    door = await gateway(concurrency=1, connect_seconds=0.1, first_byte_seconds=60)
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 3\r\n\r\nabc" + behind)
+    await eventually(lambda: len(profile.heads) == 1, "the request to arrive")
+    writer.transport.abort()
+    await asyncio.wait_for(profile.left.wait(), 2)
+    await eventually(lambda: not door.server.server_state.tasks, "the request to end")
+    profile.answer = profile.ok
+    async with httpx.AsyncClient() as client:
+        await eventually_ok(client, door)
+    assert "POST / 499" in logged.text
+    clean(logged)
+
+
+async def test_those_who_left_are_counted(profile: Upstream, gateway: Gateways, client: httpx.AsyncClient) -> None:
+    """A request that still runs at profile has its place, also when its caller has left: hanging up is no detour."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await profile.go.wait()
+        writer.close()
+
+    profile.answer = answer
+    door = await gateway(concurrency=1, connect_seconds=60, first_byte_seconds=60)
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    await eventually(lambda: len(profile.heads) == 1, "the request to arrive")
+    writer.transport.abort()
+    await eventually(lambda: not door.server.server_state.tasks, "the caller to be gone")
+    problem(await client.get(door.url), 503)
+    profile.go.set()
+    profile.answer = profile.ok
+    await eventually_ok(client, door)
+
+
+async def test_caller_that_does_not_read(
+    profile: Upstream, gateway: Gateways, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+) -> None:
+    """A caller that stops reading is hung up on, and nothing is kept for it."""
+    monkeypatch.setattr(connection, "SLOWEST_END", 0.05)
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 50000000\r\n\r\n" + b"x" * 50_000_000)
+        await writer.drain()
+
+    profile.answer = answer
+    door = await gateway(idle_seconds=0.2)
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.transport.pause_reading()
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    await eventually(lambda: len(profile.heads) == 1, "the request to arrive")
+    await asyncio.wait_for(profile.left.wait(), 5)
+    await eventually(lambda: not door.server.server_state.connections, "the connection to end")
+    writer.transport.abort()
+    clean(logged)
+
+
 async def test_leaving_callers_cost_no_connections(gateway: Gateways, client: httpx.AsyncClient) -> None:
     """However many callers hang up while their requests are being connected, the next one is served."""
     door = await gateway()
@@ -265,6 +334,46 @@ async def test_profile_breaks_off(
     profile.answer = answer
     with pytest.raises(httpx.RemoteProtocolError):
         await client.get((await gateway()).url)
+    clean(logged)
+
+
+async def test_profile_breaks_off_with_a_request_waiting(
+    profile: Upstream, gateway: Gateways, logged: pytest.LogCaptureFixture
+) -> None:
+    """The same when the caller has sent another request behind."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort")
+        writer.close()
+
+    profile.answer = answer
+    raw = await (await gateway()).raw(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2, closes=True)
+    assert raw.endswith(b"short")
+    clean(logged)
+
+
+LENGTHS = {
+    "304": (b"304 Not Modified\r\ncontent-length: 9\r\n\r\n", b""),
+    "204": (b"204 No Content\r\ncontent-length: 0\r\n\r\n", b""),
+    "chunks": (b"200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", b"hello"),
+    "till the end": (b"200 OK\r\n\r\nhello", b"hello"),
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+async def test_lengths_that_are_none(
+    name: str, profile: Upstream, gateway: Gateways, client: httpx.AsyncClient, logged: pytest.LogCaptureFixture
+) -> None:
+    """A length that says nothing of what follows is not passed on: where no body may come, and beside chunks."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 " + LENGTHS[name][0])
+        writer.close()
+
+    profile.answer = answer
+    found = await client.get((await gateway()).url)
+    assert (found.status_code, found.content) == (int(LENGTHS[name][0][:3]), LENGTHS[name][1])
+    assert "content-length" not in found.headers
     clean(logged)
 
 

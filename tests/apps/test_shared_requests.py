@@ -134,6 +134,11 @@ REQUESTS: dict[str, tuple[bytes, list[int]]] = {
     "bytes": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", [400]),
     "no host": (b"GET /echo HTTP/1.1\r\n\r\n", [400]),
     "two hosts": (GET + b"Host: b\r\n\r\n", [400]),
+    "host that is none": (b"GET /echo HTTP/1.1\r\nHost: a/b@c\r\n\r\n", [400]),
+    "hosts that are some": (
+        b"".join(b"GET /echo HTTP/1.1\r\nHost: %s\r\n\r\n" % host for host in (b"[::1]:80", b"a.b-c:8080", b"")),
+        [200, 200, 200],
+    ),
     "unknown version": (b"GET /echo HTTP/3.7\r\nHost: a\r\n\r\n", [400]),
     "odd method": (b"GE(T /echo HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
     "space in path": (b"GET /ec ho HTTP/1.1\r\nHost: a\r\n\r\n", [400]),
@@ -154,6 +159,8 @@ REQUESTS: dict[str, tuple[bytes, list[int]]] = {
         b"POST" + GET[3:] + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         [400],
     ),
+    "coded and in chunks": (b"POST" + GET[3:] + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", [400]),
+    "chunks in capitals": (b"POST" + GET[3:] + b"transfer-encoding: Chunked\r\n\r\n0\r\n\r\n", [200]),
     "odd chunks": (b"POST" + GET[3:] + b"transfer-encoding: chunked\r\n\r\nxyz\r\n", [400]),
     "length too great": (b"POST" + GET[3:] + b"content-length: 1001\r\n\r\n" + b"x" * 1001, [413]),
     "chunks too great": (

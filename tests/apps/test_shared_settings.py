@@ -72,6 +72,21 @@ def test_all_problems_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
+    ("kind", "variable"),
+    [(Profile, "PROFILE_AUTH_TOKEN"), (Profile, "PROFILE_OVERRIDE_TOKEN"), (Auth, "AUTH_TOKEN")],
+)
+@pytest.mark.parametrize("value", ["größer", "two words", "line\nbreak"])
+def test_a_token_fits_a_header(kind: Any, variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that no header can carry is refused at start, and not shown."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError) as caught:
+        load(kind)
+    [line] = caught.value.problems
+    assert line.startswith(f"{variable}: a token is of printable ASCII")
+    assert value not in line
+
+
+@pytest.mark.parametrize(
     "value",
     [
         "profile=http://a",
