@@ -3,7 +3,7 @@
 import asyncio
 import json
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 import httpx
 
@@ -38,8 +38,9 @@ class CheckedTransport(httpx.AsyncBaseTransport):
                     await response.aclose()
         except TimeoutError:
             raise httpx.ReadTimeout(f"no whole answer within {self._seconds:g} s", request=request) from None
-        found = {"said": _checked(response, body, request)} if response.status_code == httpx.codes.OK else {}
-        return httpx.Response(response.status_code, headers=response.headers, content=body, extensions=found)
+        if response.status_code == httpx.codes.OK:
+            response.extensions["said"] = _checked(response, body, request)
+        return response
 
     async def aclose(self) -> None:
         """Close the transport beneath."""
@@ -48,7 +49,7 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
-    async for chunk in cast("httpx.AsyncByteStream", response.stream):
+    async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > MOST_BYTES:
             raise UnusableAnswerError(f"auth's answer has more than {MOST_BYTES} bytes")

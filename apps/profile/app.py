@@ -23,6 +23,7 @@ from apps.shared.metrics import Metrics
 from apps.shared.problems import Problem
 from apps.shared.redis import connect
 from apps.shared.service import assemble
+from apps.shared.tracing import Tracing
 from apps.shared.users import user_id
 from commontrip import Breakers
 from commontrip.opentelemetry import Telemetry
@@ -31,12 +32,14 @@ from commontrip.starlette import BreakerRoutes
 
 BREAKER = "auth"
 _MOST_BODY = 65_536
+_FLUSH_SECONDS, _CLOSING_SECONDS = 0.5, 1.5  # for spans of transitions, before the fleet is left and after
 
 
 def create_app(settings: Settings) -> Starlette:
     """Make the service; raises `SettingsError` if the profiles cannot be read."""
     health, metrics = Health(), Metrics("profile")
-    telemetry = Telemetry(resource=metrics.resource, meter_provider=metrics.provider)
+    tracing = Tracing(metrics.resource)
+    telemetry = Telemetry(tracing.exporter(), resource=metrics.resource, meter_provider=metrics.provider)
     board = BreakerRoutes(
         token=settings.override_token.get_secret_value() or None,
         get_breakers=lambda request: request.app.state.breakers,
@@ -53,19 +56,20 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def resources() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(telemetry)
+            stack.push_async_callback(telemetry.aclose, _CLOSING_SECONDS)
             await stack.enter_async_context(breakers)
-            telemetry.watch(breakers)
+            stack.push_async_callback(telemetry.flush, _FLUSH_SECONDS)
             breaker = breakers.get(BREAKER, settings.policy)
+            await breaker.read()  # the first request shall not have to wait for what holds in the fleet
             if settings.fallback is Fallback.STALE:
                 profiles.memory = await stack.enter_async_context(_memory(settings))
-            client = AuthClient(settings, breaker if settings.breaker_enabled else None, breakers.replica)
+            client = AuthClient(settings, breaker if settings.breaker_enabled else None, breakers.replica, tracing)
             stack.push_async_callback(client.aclose)
             profiles.client = client
             yield
 
-    routes = [Route("/profile/{user_id}", profiles.show), *board.routes]
-    app = assemble(settings, health, metrics, routes, resources=resources, body_limit=_MOST_BODY)
+    routes = [Route("/profile/{user_id}", profiles.show), *board.routes, *board.console]
+    app = assemble(settings, health, metrics, routes, resources=resources, body_limit=_MOST_BODY, tracing=tracing)
     app.state.breakers = breakers
     return app
 

@@ -1,7 +1,6 @@
 """Asking auth: one question, and the words for what can come of it."""
 
 import logging
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from math import inf
 from time import monotonic
 
@@ -11,16 +10,17 @@ from opentelemetry import propagate
 from apps.profile.answers import CheckedTransport
 from apps.profile.known import Roles
 from apps.profile.settings import Settings
+from apps.shared.connections import Connections
 from apps.shared.logs import request_id
-from apps.shared.steady import SteadyTransport
+from apps.shared.tracing import Tracing
 from commontrip import Breaker, CircuitOpenError
 from commontrip.httpx import BreakerTransport, retry_after
 
 logger = logging.getLogger("apps.auth_client")
 
 KEEP_ALIVE = 4.0  # seconds; shorter than the server's, so that we never write to a connection it is closing
-_IDLE = 32  # connections kept; httpcore looks at each of them at every request
 _REFUSED = (403, 404, 410)
+_HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "commontrip-profile"}
 _QUIET = 60.0  # seconds between two log lines about the same
 
 
@@ -36,22 +36,17 @@ class AuthUnavailableError(Exception):
 class AuthClient:
     """Asks auth, through the breaker if there is one. Safe to share between tasks; close it."""
 
-    def __init__(self, settings: Settings, breaker: Breaker | None, replica: str) -> None:
+    def __init__(self, settings: Settings, breaker: Breaker | None, replica: str, tracing: Tracing) -> None:
         connecting = settings.auth_connect_seconds
         most = settings.auth_connections
-        limits = httpx.Limits(max_connections=most, max_keepalive_connections=_IDLE, keepalive_expiry=KEEP_ALIVE)
-        plain = SteadyTransport(httpx.AsyncHTTPTransport(limits=limits, trust_env=False), 2 * connecting)
-        checked = CheckedTransport(plain, settings.auth_timeout_seconds)
-        self._http = httpx.AsyncClient(
-            base_url=str(settings.auth_url),
-            transport=BreakerTransport(breaker, checked) if breaker else checked,
-            timeout=httpx.Timeout(settings.auth_timeout_seconds, connect=connecting, pool=connecting),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one user's would go out with another's
-            headers={"accept": "application/json", "accept-encoding": "identity", "user-agent": "commontrip-profile"},
-        )
+        checked = CheckedTransport(tracing.transport(Connections(most, KEEP_ALIVE)), settings.auth_timeout_seconds)
+        self._transport = BreakerTransport(breaker, checked) if breaker else checked
+        self._users = f"{str(settings.auth_url).rstrip('/')}/users/"
+        patience = settings.auth_timeout_seconds
+        self._timeout = httpx.Timeout(patience, connect=connecting, pool=connecting).as_dict()
         token = settings.auth_token.get_secret_value()
-        self._login = {"authorization": f"Bearer {token}"} if token else {}
-        self._replica = replica
+        self._headers = {**_HEADERS, "x-replica": replica, **({"authorization": f"Bearer {token}"} if token else {})}
+        self._traced = tracing.exports
         self._said: dict[str, float] = {}
 
     async def ask(self, user: str) -> tuple[Roles, float] | None:
@@ -59,10 +54,13 @@ class AuthClient:
 
         Raises `AuthUnavailableError` for everything else.
         """
-        headers = {**self._login, "x-replica": self._replica, "x-request-id": request_id.get()}
-        propagate.inject(headers)
+        headers = {**self._headers, "x-request-id": request_id.get()}
+        if not self._traced:  # else that transport does it
+            propagate.inject(headers)
+        extensions = {"timeout": self._timeout, "user": user}
+        request = httpx.Request("GET", self._users + user, headers=headers, extensions=extensions)
         try:
-            response = await self._http.get(f"users/{user}", headers=headers, extensions={"user": user})
+            response = await self._transport.handle_async_request(request)
         except CircuitOpenError as error:
             raise AuthUnavailableError("circuit_open", error.retry_after) from None
         except httpx.PoolTimeout:
@@ -76,7 +74,7 @@ class AuthClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     def _judge(self, response: httpx.Response) -> tuple[Roles, float] | None:
         status = response.status_code

@@ -1,18 +1,18 @@
 """What one process knows of one user: by its own clock, by Redis's, and what it believes to stand in Redis."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
+from typing import NamedTuple
 
-from apps.profile.clock import StoreClock
+from apps.profile.clock import Exchange, StoreClock
 from apps.profile.known import Answer, Known, Roles, add, merge
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question to auth: when it was asked, by our clock, and by Redis's as it was known then."""
+class Question(NamedTuple):
+    """A question to auth: when it was asked by our clock, and what was known then of Redis's."""
 
     asked: float
-    there: float | None
+    known: Exchange | None
 
 
 class Entry:
@@ -22,12 +22,16 @@ class Entry:
     and worked in when somebody looks: noting such an answer must cost a request next to nothing.
     """
 
-    __slots__ = ("_answered", "_asked", "_clock", "_expires", "_here", "_renew_at", "_steady", "_there", "written")
+    __slots__ = (
+        *("_answered", "_asked", "_changes", "_clock", "_expires"),
+        *("_here", "_renew_at", "_steady", "_there", "written"),
+    )
 
     def __init__(self, clock: StoreClock) -> None:
         self.written: Known = ()
         """What stands in Redis, as far as this process knows."""
         self._clock = clock
+        self._changes = 0
         self._here: Known = ()
         self._there: Known = ()
         self._steady: Roles | None = None
@@ -44,16 +48,19 @@ class Entry:
 
     @property
     def there(self) -> Known:
-        """The same by Redis's clock, and what Redis knew when it was last asked; empty until that clock is known."""
+        """The same by Redis's clock; empty until that clock is known, and dated anew when it is another one."""
         self._work_in()
-        if not self._there and self._clock.known:
-            self._there = tuple(map(self._clock.there, self._here))
+        if self._changes != self._clock.changes:
+            self._changes = self._clock.changes
+            self._there, self.written = tuple(map(self._clock.there, self._here)), ()
         return self._there
 
     def repeats(self, question: Question, roles: Roles, valid_for: float) -> bool:
         """Note an answer if it only repeats what stands in Redis, and stands there young enough; else say no."""
-        if roles != self._steady or question.asked > self._renew_at:
+        if roles != self._steady or question.asked > self._renew_at or self._changes != self._clock.changes:
             return False
+        if self._asked is None or question.asked > self._answered:
+            self._expires = inf  # those before are certainly older
         if self._asked is None or question.asked > self._asked.asked:
             self._asked = question
         self._answered = self._clock.local()
@@ -85,10 +92,10 @@ class Entry:
         return older <= renew
 
     def _add(self, question: Question, here: Answer) -> None:
-        if self._clock.known:
+        if self._clock.last:
             there = self._clock.there(here)
             # Two dates if the clock has changed since; the earlier one cannot be too late.
-            asked = there.asked if question.there is None else min(there.asked, question.there)
+            asked = min(there.asked, question.known.earliest(question.asked)) if question.known else there.asked
             self._there = add(self.there, replace(there, asked=asked))
         self._here = add(self._here, here)
 
@@ -96,5 +103,4 @@ class Entry:
         if self._asked is not None:
             question, self._asked = self._asked, None
             here = Answer(self._steady, question.asked, self._answered, self._expires)
-            self._expires = inf
             self._add(question, here)

@@ -56,7 +56,7 @@ for i = 1, #found, 2 do
   end
 end
 for i = 2, #ARGV, 4 do
-  known = add(known, {roles = ARGV[i], asked = tonumber(ARGV[i + 1]),
+  known = add(known, {roles = ARGV[i], asked = math.min(tonumber(ARGV[i + 1]), now),
     answered = math.min(tonumber(ARGV[i + 2]), now), expires = tonumber(ARGV[i + 3])})
 end
 

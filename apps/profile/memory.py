@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
+from itertools import islice
 from math import inf
 from typing import Self
 
@@ -22,8 +23,7 @@ from apps.shared.redis import AWAY
 logger = logging.getLogger("apps.memory")
 
 _BATCH = 0.1  # seconds for which answers are collected
-_AT_ONCE = 8  # commands of a batch in flight
-_PATIENCE = 1.0  # seconds for one of them
+_AT_ONCE = 100  # commands in one round trip
 _PAUSE = 0.5  # seconds until Redis is tried again
 _LOOK = 10.0  # seconds after which its clock is looked at again
 _RENEW = 0.25  # of the age at which an answer is no longer served
@@ -41,6 +41,7 @@ class Memory:
         self._users = users
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._unwritten: dict[str, None] = {}
+        self._writing: list[str] = []
         self._wake = asyncio.Event()
         self._away = False
         self._trying = False
@@ -65,10 +66,10 @@ class Memory:
 
     def ask(self) -> Question:
         """Note that auth is about to be asked."""
-        if self._clock.silence > _LOOK:
+        now, known = self._clock.local(), self._clock.last
+        if known is None or now - known.received > _LOOK:
             self._wake.set()
-        now = self._clock.local()
-        return Question(now, self._clock.earliest(now) if self._clock.known else None)
+        return Question(now, known)
 
     def learn(self, user: str, question: Question, roles: Roles, valid_for: float = inf) -> None:
         """Note what auth gave, valid for so many seconds; no I/O."""
@@ -76,16 +77,15 @@ class Memory:
         if entry.repeats(question, roles, valid_for):
             return
         entry.note(question, roles, valid_for)
-        if not entry.stands(_RENEW * self._most_age):
-            self._unwritten[user] = None
-            self._wake.set()
+        self._write_soon(user, entry)
 
     async def refuse(self, user: str, question: Question) -> None:
         """Note that auth refused: it is forgotten here at once and for the fleet within the budget, or later."""
         self._entry(user).note(question, None, inf)
         self._unwritten[user] = None
         if self._away:
-            return  # whoever writes tries again before long
+            self._wake.set()
+            return
         try:
             async with asyncio.timeout(self._budget):
                 await self._write_one(user)
@@ -103,18 +103,32 @@ class Memory:
             return served(entry.here, self._clock.local(), self._most_age) if entry else None
         known, now = found
         if known or user in self._entries:
-            self._entry(user).hear(known)
-            known = self._entry(user).there
+            entry = self._entry(user)
+            entry.hear(known)
+            self._write_soon(user, entry)  # Redis may have lost it
+            known = entry.there
         return served(known, now, self._most_age)
+
+    def _write_soon(self, user: str, entry: Entry) -> None:
+        if not entry.stands(_RENEW * self._most_age):
+            self._unwritten[user] = None
+            self._wake.set()
 
     def _entry(self, user: str) -> Entry:
         entry = self._entries.get(user)
         if entry is None:
+            self._make_room()
             entry = self._entries[user] = Entry(self._clock)
-            if len(self._entries) > self._users:
-                self._unwritten.pop(self._entries.popitem(last=False)[0], None)
         self._entries.move_to_end(user)
         return entry
+
+    def _make_room(self) -> None:
+        """Forget who was not asked about for longest. What Redis has yet to hear is kept: there may stand more."""
+        for user in list(islice(self._entries, 2)):  # two, so that what has grown without Redis shrinks again
+            if len(self._entries) >= self._users and user not in self._writing and user not in self._unwritten:
+                del self._entries[user]
+            elif len(self._entries) >= self._users:
+                self._entries.move_to_end(user)
 
     async def _read(self, user: str) -> tuple[Known, float] | None:
         """Read from Redis, None if it is away; while it was last seen away, one request at a time tries."""
@@ -138,11 +152,9 @@ class Memory:
             await self._wake.wait()
             self._wake.clear()
             try:
-                async with asyncio.timeout(_PATIENCE):
-                    if not self._clock.known:
-                        await self._shelf.warm()
-                    if self._clock.silence > _LOOK:
-                        await self._shelf.look_at_clock()
+                last = self._clock.last
+                if last is None or self._clock.local() - last.received > _LOOK:
+                    await self._shelf.look_at_clock()
                 await asyncio.sleep(_BATCH)
                 await self._write_all()
                 self._back()
@@ -158,16 +170,17 @@ class Memory:
     async def _write_one(self, user: str) -> None:
         """Write down what is known of a user, and hear what stands there."""
         self._unwritten.pop(user, None)
+        self._writing.append(user)
         try:
-            async with asyncio.timeout(_PATIENCE):
-                if not self._clock.known:
-                    await self._shelf.look_at_clock()
-                known, _ = await self._shelf.exchange(user, self._entry(user).there)
+            if self._clock.last is None:
+                await self._shelf.look_at_clock()
+            known, _ = await self._shelf.exchange(user, self._entry(user).there)
+            self._entry(user).hear(known)
         except BaseException:
-            if user in self._entries:
-                self._unwritten[user] = None
+            self._unwritten[user] = None
             raise
-        self._entry(user).hear(known)
+        finally:
+            self._writing.remove(user)
 
     def _gone(self, error: BaseException) -> None:
         if not self._away:

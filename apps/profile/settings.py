@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from apps.shared.settings import BASE, Count, Port, RedisSettings, Seconds, ServiceSettings, Share
+from apps.shared.settings import BASE, Count, Port, RedisSettings, Seconds, ServiceSettings, Share, Token
 from commontrip import AnyOf, ConsecutiveFailures, Cooldown, FailureRate, Policy, SlowCallRate, SuccessRatio, Trip
 
 Factor = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)]
@@ -39,7 +39,7 @@ class Settings(ServiceSettings, RedisSettings):
     people_path: Path | None = Field(None, description="JSON file of profiles: an object by id; the sample if empty")
 
     auth_url: HttpUrl = Field(HttpUrl("http://127.0.0.1:8082"), description="base address of auth")
-    auth_token: SecretStr = Field(SecretStr(""), description="bearer token for auth; none if empty")
+    auth_token: Token = Field(SecretStr(""), description="bearer token for auth; none if empty")
     auth_timeout_seconds: Seconds = Field(2.0, description="seconds that a question to auth may take in all")
     auth_connect_seconds: Seconds = Field(0.5, description="seconds of these for connecting")
     auth_connections: Count = Field(100, description="connections to auth at most")
@@ -50,7 +50,7 @@ class Settings(ServiceSettings, RedisSettings):
     fallback_age_seconds: Seconds = Field(300.0, description="seconds after which what auth gave is not served stale")
     fallback_users: Count = Field(10_000, description="users that a replica remembers beside Redis")
 
-    override_token: SecretStr = Field(
+    override_token: Token = Field(
         SecretStr(""), description="operators' bearer token for POST /breakers/auth/override; refused to all if empty"
     )
 

@@ -1,19 +1,25 @@
 """The fleet's memory of what auth said, in Redis: one hash per user, and one script that adds to it and reads it.
 
-Key `<prefix>:profile:known:<user>`; it ends by itself when it is too old to be served.
+Key `<prefix>:profile:known:<user>` (in a Cluster `<prefix>:{profile}:known:<user>`); it ends by itself when it is too
+old to be served.
 """
 
+import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib import resources
 from math import inf
 from typing import Any
 
+from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
 from apps.profile.clock import StoreClock
 from apps.profile.known import Answer, Known, Roles
+from apps.shared.redis import AWAY
 
+_PATIENCE = 1.0  # seconds for one round trip
 _MICRO = 1_000_000
 _NEVER = 2**53
 _REFUSED = "-"
@@ -25,9 +31,12 @@ class Shelf:
     def __init__(self, client: Any, prefix: str, life: float, clock: StoreClock) -> None:
         """Keep records for `life` seconds; tell `clock` of every exchange."""
         self._client = client
-        self._prefix = f"{prefix}:profile:known:"
+        place = "{profile}" if isinstance(client, RedisCluster) else "profile"  # one slot: one clock
+        self._prefix = f"{prefix}:{place}:known:"
         self._life = round(life * 1000)
         self._clock = clock
+        self._waiting: list[tuple[list[object], asyncio.Future[Any]]] = []
+        self._sending: set[asyncio.Task[None]] = set()
         self._script = (resources.files("apps.profile") / "known.lua").read_text()
         self._sha = hashlib.sha1(self._script.encode(), usedforsecurity=False).hexdigest()
 
@@ -36,29 +45,67 @@ class Shelf:
         await self._client.script_load(self._script)
 
     async def look_at_clock(self) -> None:
-        """Ask for the time."""
-        sent = self._clock.local()
-        seconds, micros = await self._client.time()
-        self._clock.heard(sent, seconds + micros / _MICRO)
+        """Ask for the time, of the server that holds the records: in a Cluster each has its own."""
+        await self.exchange("")
 
     async def exchange(self, user: str, answers: Known = ()) -> tuple[Known, float]:
-        """Add answers, dated by Redis's clock, and return those that may be the last, and Redis's time."""
-        words: list[object] = [self._life]
+        """Add answers, dated by Redis's clock, and return those that may be the last, and Redis's time.
+
+        What is asked in one turn of the event loop is one round trip.
+        """
+        words: list[object] = [self._prefix + user, self._life]
         for answer in answers:
             words += [_text(answer.roles), *map(_micro, (answer.asked, answer.answered, answer.expires))]
-        sent = self._clock.local()
-        try:
-            reply = await self._client.evalsha(self._sha, 1, self._prefix + user, *words)
-        except NoScriptError:
-            sent = self._clock.local()
-            reply = await self._client.eval(self._script, 1, self._prefix + user, *words)
-        now = int(reply[0]) / _MICRO
-        self._clock.heard(sent, now)
-        return tuple(_answer(*pair) for pair in zip(reply[1::2], reply[2::2], strict=True)), now
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((words, answered))
+        if len(self._waiting) == 1:
+            sending = asyncio.create_task(self._send())
+            self._sending.add(sending)
+            sending.add_done_callback(self._sending.discard)
+        now, known = await answered
+        return known, now
 
     async def aclose(self) -> None:
         """Disconnect."""
+        for sending in self._sending:
+            sending.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
         await self._client.aclose()
+
+    async def _send(self) -> None:
+        batch, self._waiting = self._waiting, []
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                replies = await self._run([words for words, _ in batch])
+        except AWAY as error:
+            replies = [error] * len(batch)
+        except BaseException:
+            for _, answered in batch:
+                answered.cancel()
+            raise
+        for (_, answered), reply in zip(batch, replies, strict=True):
+            if answered.done():
+                continue  # nobody waits any more
+            if isinstance(reply, Exception):
+                answered.set_exception(reply)
+            else:
+                answered.set_result((int(reply[0]) / _MICRO, _known(reply)))
+
+    async def _run(self, batch: Sequence[Sequence[object]]) -> list[Any]:
+        """Run the script for each; after a loss of scripts once more for all, which adds nothing twice."""
+        for again in (False, True):
+            sent = self._clock.local()
+            async with self._client.pipeline(transaction=False) as pipe:
+                for words in batch:
+                    pipe.execute_command("EVALSHA", self._sha, 1, *words)
+                replies: list[Any] = await pipe.execute(raise_on_error=False)
+            if again or not any(isinstance(reply, NoScriptError) for reply in replies):
+                break
+            await self.warm()
+        times = [int(reply[0]) / _MICRO for reply in replies if not isinstance(reply, Exception)]
+        if times:
+            self._clock.heard(sent, times[-1])
+        return replies
 
 
 def _micro(seconds: float) -> int:
@@ -67,6 +114,10 @@ def _micro(seconds: float) -> int:
 
 def _text(roles: Roles | None) -> str:
     return _REFUSED if roles is None else json.dumps(roles)
+
+
+def _known(reply: Sequence[str]) -> Known:
+    return tuple(_answer(*pair) for pair in zip(reply[1::2], reply[2::2], strict=True))
 
 
 def _answer(text: str, times: str) -> Answer:

@@ -12,7 +12,7 @@ import respx
 
 from commontrip import Outcome, State
 from tests.apps.conftest import AUTH, Profiles
-from tests.apps.running import problem
+from tests.apps.running import problem, refusing
 from tests.support.servers import Server
 from tests.support.waiting import eventually
 
@@ -281,7 +281,7 @@ async def test_without_a_breaker(profile: Profiles, upstream: respx.MockRouter) 
 
 async def test_redis_away(profile: Profiles, upstream: respx.MockRouter) -> None:
     """Without Redis requests are answered: live from auth, and what this replica remembers when that fails."""
-    replica = await profile(redis_url="redis://127.0.0.1:1")
+    replica = await profile(redis_url=refusing().replace("http", "redis"))
     say(upstream, given("ada", "admin"))
     assert (await replica.auth())["source"] == "live"
     for user in ("ada", "grace"):

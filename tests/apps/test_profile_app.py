@@ -169,7 +169,7 @@ async def test_event_stream_ends_at_drain(profile: Profiles) -> None:
 
 def _streams(replica: Any) -> Any:
     [close] = replica.app.state.health._leaving
-    return close.__self__._streams
+    return close.__self__._hub.streams
 
 
 async def test_metrics(profile: Profiles) -> None:

@@ -126,7 +126,7 @@ def test_redis_time_is_within_its_bounds(
     def redis(at: float) -> float:
         return offset + (at - sent) * (1 + drift)
 
-    assert not clock.known
+    assert clock.last is None
     local.now = sent + there + back
     clock.heard(sent, redis(sent + there))
     begin = local.now + passed

@@ -14,30 +14,12 @@ from apps.profile.clock import StoreClock
 from apps.profile.known import Answer, Known, merge
 from apps.profile.memory import Memory
 from apps.profile.shelf import Shelf
-from apps.shared.redis import AWAY, connect
-from apps.shared.settings import RedisSettings
+from apps.shared.redis import AWAY
+from tests.apps.memories import ADMIN, BUDGET, READER, Local, Memories, roles, shelf_on, starter, written
+from tests.apps.running import refusing
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
-
-ADMIN, READER = ("admin",), ("reader",)
-BUDGET = 0.05
-Memories = Callable[..., Awaitable[Memory]]
-
-
-class Local:
-    """A monotonic clock that runs, and can be moved ahead."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        """Return it."""
-        return time.monotonic() + self.ahead
-
-
-def shelf_on(url: str, prefix: str, clock: StoreClock, life: float = 300) -> Shelf:
-    """A shelf with a client of its own."""
-    return Shelf(connect(RedisSettings(redis_url=url)), prefix, life, clock)
 
 
 @pytest.fixture
@@ -50,28 +32,8 @@ async def shelf(redis_url: str, prefix: str) -> AsyncIterator[Shelf]:
 
 @pytest.fixture
 def replica(stack: AsyncExitStack, redis_url: str, prefix: str) -> Memories:
-    """Start memories of replicas; takes `url`, `local` and settings."""
-
-    async def start(url: str = redis_url, local: Callable[[], float] = time.monotonic, **settings: Any) -> Memory:
-        clock = StoreClock(local)
-        given = {"most_age": 300.0, "budget": BUDGET, "users": 1000, **settings}
-        memory = await stack.enter_async_context(Memory(shelf_on(url, prefix, clock), clock, **given))
-        if url == redis_url:
-            await eventually(lambda: clock.known, "the first look at Redis's clock")
-        return memory
-
-    return start
-
-
-async def roles(memory: Memory, user: str = "ada") -> object:
-    """What would be served now."""
-    found = await memory.recall(user)
-    return found[0] if found else None
-
-
-async def written(memory: Memory) -> None:
-    """Wait until all that is known stands in Redis."""
-    await eventually(lambda: all(entry.stands(75) for entry in memory._entries.values()), "the batch")
+    """Start memories of replicas."""
+    return starter(stack, redis_url, prefix)
 
 
 async def test_script_does_what_the_rule_says(shelf: Shelf) -> None:
@@ -139,33 +101,33 @@ async def test_other_clocks_time_lasts_one_answer(shelf: Shelf, server: Server, 
 async def test_success_costs_no_command(proxy: Proxy, replica: Memories) -> None:
     """A thousand successes for one user are one write, in a batch."""
     memory = await replica(proxy.url)
-    await eventually(lambda: proxy.counts["TIME"] == 1, "the first look at Redis's clock")
+    await eventually(lambda: memory._clock.last is not None, "the first look at Redis's clock")
+    looks = proxy.counts["EVALSHA"]
     for _ in range(1000):
         memory.learn("ada", memory.ask(), ADMIN)
     await written(memory)
     for _ in range(1000):
         memory.learn("ada", memory.ask(), ADMIN)
     await asyncio.sleep(0.15)
-    assert (proxy.counts["EVALSHA"], proxy.counts["TIME"]) == (1, 1)
+    assert proxy.counts["EVALSHA"] - looks == 1
 
 
-async def test_what_is_new_or_old_is_written(proxy: Proxy, replica: Memories) -> None:
+async def test_what_is_new_or_old_is_written(replica: Memories, server: Server, prefix: str) -> None:
     """Other roles are written at once, the same ones when what is written has reached a quarter of the age."""
     local = Local()
-    memory = await replica(proxy.url, local)
-    await eventually(lambda: proxy.counts["TIME"] == 1, "the first look at Redis's clock")
+    memory = await replica(local=local)
 
-    async def writes(given: tuple[str, ...]) -> int:
-        before, local.ahead = proxy.counts["EVALSHA"], local.ahead + 1
+    async def writes(given: tuple[str, ...]) -> bool:
+        before, local.ahead = server.cli("HGETALL", f"{prefix}:profile:known:ada"), local.ahead + 1
         memory.learn("ada", memory.ask(), given)
         await written(memory)
-        return proxy.counts["EVALSHA"] - before
+        return bool(server.cli("HGETALL", f"{prefix}:profile:known:ada") != before)
 
-    assert [await writes(ADMIN), await writes(ADMIN), await writes(READER)] == [1, 0, 1]
+    assert [await writes(ADMIN), await writes(ADMIN), await writes(READER)] == [True, False, True]
     local.ahead = 70
-    assert await writes(READER) == 0
+    assert not await writes(READER)
     local.ahead = 80
-    assert await writes(READER) == 1
+    assert await writes(READER)
 
 
 async def test_fleet_remembers(replica: Memories) -> None:
@@ -295,10 +257,9 @@ async def test_too_old_is_unknown(replica: Memories) -> None:
 async def test_users_are_bounded(replica: Memories) -> None:
     """A process remembers so many users, the latest; Redis remembers the others."""
     memory = await replica(users=3)
-    memory.learn("u0", memory.ask(), ADMIN)
-    await written(memory)
-    for i in range(1, 10):
+    for i in range(10):
         memory.learn(f"u{i}", memory.ask(), ADMIN)
+        await written(memory)
     assert list(memory._entries) == ["u7", "u8", "u9"]
     assert await roles(memory, "u0") == ADMIN
 
@@ -306,7 +267,7 @@ async def test_users_are_bounded(replica: Memories) -> None:
 async def test_frozen_redis_delays_by_the_budget(fresh_server: Callable[..., Server], replica: Memories) -> None:
     """With Redis frozen a request waits for the budget at most, few do, and this process's memory serves."""
     server = fresh_server()
-    memory = await replica(server.url)
+    memory = await replica(server.url, budget=BUDGET)
     memory.learn("ada", memory.ask(), ADMIN)
     await eventually(lambda: server.cli("DBSIZE") == 1, "the batch")
     server.freeze()
@@ -343,8 +304,8 @@ async def test_redis_absent_at_start(fresh_server: Callable[..., Server], replic
 
 async def test_refusal_while_redis_is_away_is_written_later(proxy: Proxy, replica: Memories) -> None:
     """A refusal that could not be written in time is written as soon as Redis is back, and holds here meanwhile."""
-    memory, other = await replica(proxy.url), await replica()
-    await eventually(lambda: proxy.counts["TIME"] == 1, "the first look at Redis's clock")
+    memory, other = await replica(proxy.url, budget=BUDGET), await replica()
+    await eventually(lambda: memory._clock.last is not None, "the first look at Redis's clock")
     other.learn("ada", other.ask(), ADMIN)
     await written(other)
     proxy.freeze()
@@ -375,14 +336,14 @@ async def test_what_waits_is_written_at_the_end(redis_url: str, prefix: str, ser
     """A replica that ends writes down what it learned last."""
     clock = StoreClock(time.monotonic)
     async with Memory(shelf_on(redis_url, prefix, clock), clock, most_age=300, budget=BUDGET, users=9) as memory:
-        await eventually(lambda: clock.known, "the first look at Redis's clock")
+        await eventually(lambda: clock.last is not None, "the first look at Redis's clock")
         memory.learn("ada", memory.ask(), ADMIN)
     assert server.cli("HKEYS", f"{prefix}:profile:known:ada") == [json.dumps(ADMIN)]
 
 
 async def test_refusals_do_not_wait_for_redis_that_is_away(replica: Memories) -> None:
     """While Redis is known to be away, a refusal costs no wait at all."""
-    memory = await replica("redis://127.0.0.1:1")
+    memory = await replica(refusing().replace("http", "redis"), budget=BUDGET)
     await eventually(lambda: memory._away, "Redis to be found away")
     assert await _timed(memory.refuse("ada", memory.ask())) < BUDGET / 2
     with pytest.raises(AWAY):
