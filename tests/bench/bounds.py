@@ -1,4 +1,4 @@
-"""A bound: what was measured, and what it may be at most."""
+"""A bound: what was measured, and what it may be at most, or must be at least."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,22 @@ class Bound:
 
     what: str
     measured: float
-    most: float
+    most: float = math.inf
     unit: str = ""
+    least: float = -math.inf
 
     @property
     def holds(self) -> bool:
         """Whether the promise is kept; something that was not measured (nan) is not kept."""
-        return self.measured <= self.most
+        return self.least <= self.measured <= self.most
 
     def __str__(self) -> str:
-        sign = "≤" if self.holds else ">"
-        return f"{self.what}: {figure(self.measured)} {sign} {figure(self.most)} {self.unit}".rstrip()
+        return f"{self.what}: {figure(self.measured)}, promised {self.limit} {self.unit}".rstrip()
+
+    @property
+    def limit(self) -> str:
+        """What was promised, in figures."""
+        return f"≤ {figure(self.most)}" if self.most < math.inf else f"≥ {figure(self.least)}"
 
 
 def figure(value: float) -> str:

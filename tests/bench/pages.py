@@ -9,6 +9,7 @@ from string import Template
 
 from tests.bench import fleet, plot, table
 from tests.bench.calls import ROUNDS
+from tests.bench.client import CONNECTIONS
 from tests.bench.report import Report
 from tests.bench.scaling import Scaling
 
@@ -24,7 +25,7 @@ def write(report: Report, server: str, cores: int, folder: Path) -> list[Path]:
     assert report.fleet
     assert scaling
     folder.mkdir(exist_ok=True)
-    words = {"machine": _machine(server, cores), "rounds": str(ROUNDS)}
+    words = {"machine": _machine(server, cores), "rounds": str(ROUNDS), "callers": str(CONNECTIONS)}
     plot.draw(report.calls, report.fleet, folder / "bench.svg")
     return [
         folder / "bench.svg",

@@ -13,6 +13,7 @@ from tests.bench.peers import CALL, CONTEXT, DECORATED, PEERS, REJECTED
 from tests.bench.scaling import Scaling
 from tests.bench.scripts import Scripts
 from tests.bench.server import quantile
+from tests.bench.system import System
 from tests.bench.table import Table
 from tests.bench.trip import REPLICAS as PROCESSES
 from tests.bench.trip import Trips
@@ -30,12 +31,13 @@ class Report:
     trip: Trips | None = None
     memory: Memory | None = None
     fleet: Fleet | None = None
+    system: System | None = None
 
     @property
-    def parts(self) -> list[Costs | Commands | Idle | Load | Scripts | Trips | Memory | Fleet]:
+    def parts(self) -> list[Costs | Commands | Idle | Load | Scripts | Trips | Memory | Fleet | System]:
         """Return what there is."""
-        every = (self.calls, self.commands, self.idle, self.load, self.scripts, self.trip, self.memory, self.fleet)
-        return [part for part in every if part]
+        of_library = (self.calls, self.commands, self.idle, self.load, self.scripts, self.trip, self.memory, self.fleet)
+        return [part for part in (*of_library, self.system) if part]
 
     @property
     def scaling(self) -> Scaling | None:
@@ -54,6 +56,8 @@ class Report:
             tables.append(load_table(self.load))
         if self.scripts:
             tables.append(script_table(self.scripts))
+        if self.system:
+            tables += [pair_table(self.system), run_table(self.system)]
         return [table for table in tables if table.rows]
 
     def beside(self) -> Table:
@@ -153,4 +157,34 @@ def script_table(scripts: Scripts) -> Table:
     table = Table("Time at the server, µs", ("what", "median", "p99", "slowest"))
     for name, timed in scripts.timed.items():
         table.add(name, timed.median, timed.p99, max(timed.all, default=timed.median))
+    return table
+
+
+def pair_table(system: System) -> Table:
+    """List what profile does with something and without it."""
+    columns = (
+        "profile with … and without",
+        "requests a second, with",
+        "without",
+        "ratio",
+        "lowest",
+        "highest",
+        "time of a core for a request, with, µs",
+        "without, µs",
+        "ratio",
+        "share of a core",
+    )
+    table = Table("Profile, side by side", columns)
+    for name, pairs in system.pairs.items():
+        one, other = pairs.whole(0), pairs.whole(1)
+        rates = (one.rate, other.rate, pairs.throughput, min(pairs.rates), max(pairs.rates))
+        table.add(name, *rates, 1e6 * one.cost, 1e6 * other.cost, pairs.cost, one.cpu / one.seconds)
+    return table
+
+
+def run_table(system: System) -> Table:
+    """List what the whole system does."""
+    table = Table("Through gateway, profile and auth", ("", "requests a second", "p50, ms", "p99, ms"))
+    for name, run in system.runs.items():
+        table.add(name, run.rate, 1000 * quantile(run.times, 0.5), 1000 * quantile(run.times, 0.99))
     return table

@@ -40,9 +40,9 @@ class Table:
 
 def of_bounds(bounds: Iterable[Bound]) -> Table:
     """List what was promised and what was found."""
-    table = Table("Bounds", ("what was promised", "measured", "at most", "unit", "holds"))
+    table = Table("Bounds", ("what was promised", "measured", "bound", "unit", "holds"))
     for bound in bounds:
-        table.add(bound.what, bound.measured, bound.most, bound.unit, "yes" if bound.holds else "NO")
+        table.add(bound.what, bound.measured, bound.limit, bound.unit, "yes" if bound.holds else "NO")
     return table
 
 
