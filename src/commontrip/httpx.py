@@ -85,8 +85,9 @@ class BreakerTransport(httpx.AsyncBaseTransport):
             call.end(Outcome.FAILURE, str(response.status_code), asked)
         elif _is_complete(request, response):
             call.returned(response)
-        if response.is_closed:  # a transport for tests has read it already
-            await _settled(call)
+        if response.is_closed:  # the transport beneath has read it already
+            if call.probe:
+                await call.settled()
         else:
             response.stream = _Watched(response, call)
         return response
@@ -122,8 +123,9 @@ class _Watched(httpx.AsyncByteStream):
 
 def _is_complete(request: httpx.Request, response: httpx.Response) -> bool:
     """Whether no body is to come: a caller need not read what is not there."""
-    none_announced = response.headers.get("content-length") == "0" or response.status_code in (101, 204, 304)
-    return response.is_closed or none_announced or request.method in ("HEAD", "CONNECT")
+    if response.is_closed or request.method in ("HEAD", "CONNECT"):
+        return True
+    return response.status_code in (101, 204, 304) or response.headers.get("content-length") == "0"
 
 
 async def _raised(call: Call, error: BaseException) -> None:
