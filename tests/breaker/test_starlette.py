@@ -412,7 +412,7 @@ async def test_clients_that_have_left_are_forgotten(site: Site, monkeypatch: pyt
 
 
 async def test_a_drain_ends_every_stream(site: Site, board: BreakerRoutes) -> None:
-    """`close` ends streams properly, after what was still to be sent, and no further one begins."""
+    """`close` ends streams properly, after what was still to be sent; who comes later shall come again, elsewhere."""
     async with Watcher(site) as watcher:
         board.on_report(Report("would_open", "last", ""))
         board.close()
@@ -420,7 +420,9 @@ async def test_a_drain_ends_every_stream(site: Site, board: BreakerRoutes) -> No
             await watcher.task
         assert watcher.ended
         assert [event["event"] for event in watcher.events] == ["snapshot", "report"]
-        await site.refused(503, "/breakers/events")
+        late = await site.client.get("/breakers/events")
+        assert (late.status_code, late.headers["content-type"].split(";")[0]) == (200, "text/event-stream")
+        assert late.text == "retry: 1000\n\n"
 
 
 async def test_a_server_that_shuts_down_ends_every_stream(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ class BreakerRoutes(Listener):
         ]
 
     def close(self) -> None:
-        """End all event streams and begin none: an app that drains calls it. uvicorn's SIGTERM does so by itself."""
+        """End all event streams, and at once those that come: an app that drains calls it. uvicorn's SIGTERM does so by itself."""
         self._hub.close()
         self._watch.hub.close()
 
@@ -116,18 +116,19 @@ class BreakerRoutes(Listener):
         return reply([_shown(breaker, breaker.snapshot) for breaker in self._breakers(request)])
 
     async def _events(self, request: Request) -> Response:
-        self._admit(self._hub)
         first = [_shown(breaker, breaker.snapshot) for breaker in self._breakers(request)]
-        return Stream(event("snapshot", first), self._hub)
+        return self._over(self._hub) or Stream(event("snapshot", first), self._hub)
 
     async def _watched(self, request: Request) -> Response:
-        self._admit(self._watch.hub)
-        return self._watch.stream(self._breakers(request))
+        return self._over(self._watch.hub) or self._watch.stream(self._breakers(request))
 
     @staticmethod
-    def _admit(hub: Hub) -> None:
+    def _over(hub: Hub) -> Response | None:
+        if hub.closed:  # after a stream that ends an EventSource comes again, elsewhere; after an error it does not
+            return Response("retry: 1000\n\n", headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
         if hub.full:
             raise HTTPException(503, "no further event stream is served here", {"Retry-After": "5"})
+        return None
 
     async def _one(self, request: Request) -> Response:
         breakers, breaker, replicas = self._breakers(request), self._breaker(request), None

@@ -24,12 +24,12 @@ class Hub:
         self._backlog = backlog
         self._meanwhile = meanwhile
         self._task: asyncio.Task[None] | None = None
-        self._closed = self._waking = False
+        self.closed = self._waking = False
 
     @property
     def full(self) -> bool:
         """Whether no further client is taken."""
-        return self._closed or len(self.streams) >= STREAMS
+        return len(self.streams) >= STREAMS
 
     def send(self, chunk: bytes) -> None:
         """Send to all. Requests come in between: with hundreds of clients one turn for all would be felt."""
@@ -40,7 +40,7 @@ class Hub:
 
     def close(self) -> None:
         """End all streams in order, and begin none."""
-        self._closed = True
+        self.closed = True
         self.send(b"")
 
     def _wake(self) -> None:
