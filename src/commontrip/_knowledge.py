@@ -181,8 +181,8 @@ class Knowledge:
         made = found.replica == self._replica.id
         old = here if self.local else shared
         known = old is not None and old.epoch == found.epoch
-        # What a newcomer finds has happened before its time: it is not news.
-        if not known and not found.is_seed and (made or old is not None):
+        # What a newcomer finds has happened before its time: it is not news, also if one of its own name made it.
+        if not known and not found.is_seed and (old is not None or (made and self._replica.lived_at(found.since))):
             self._replica.announce(self._circuit, found, old, made=made)
 
     def _set_alarm(self, seconds: float) -> None:

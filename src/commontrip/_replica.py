@@ -25,6 +25,7 @@ T = TypeVar("T")
 BATCH, LOOK, HEARTBEAT = 0.1, 0.8, 10.0
 """Seconds between two of each, in a small fleet."""
 _SHARES = {BATCH: 0.65, LOOK: 0.2, HEARTBEAT: 0.05}  # of the fleet's rate
+_ROUNDED = 0.05  # seconds by which the store's clock may be misread
 _ONE_CALL = 20  # breakers whose batches travel in one command
 
 
@@ -61,6 +62,7 @@ class Replica:
         self.sender = f"{self.id}.{token()}"  # numbers its batches anew even if it takes the name of one before it
         self.store = store
         self.clock = clock
+        self._born = clock()
         self.budget = budget
         self.listeners = Listeners(listeners, clock)
         self.listening = bool(listeners)
@@ -79,6 +81,10 @@ class Replica:
         self._flushing: asyncio.Task[None] | None = None
         self._hurried = self._left = False
         self._next_batch = self._next_hurry = 0.0
+
+    def lived_at(self, moment: float) -> bool:
+        """Whether this process was there at a moment by the store's clock; a process of the same name may have been."""
+        return self.line.now() - moment <= self.clock() - self._born + _ROUNDED
 
     def next_number(self) -> int:
         """Number a batch: rising over all breakers, so that a forgotten one that comes back repeats none."""

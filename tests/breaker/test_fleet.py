@@ -174,6 +174,7 @@ async def test_t26_an_order_reaches_all_and_survives_restarts_and_a_flush(
             await restarted.breakers.flush()
             seen = await restarted.breaker.read()
             await restarted.breaker.override(None, **BY)
+            await eventually(lambda: newborn.breaker.snapshot.override is None, "the newborn to hear of it")
             await newborn.fail(2)
             await restarted.sees(State.OPEN)
             last = restarted.breaker.snapshot.transition

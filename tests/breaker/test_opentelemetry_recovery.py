@@ -15,8 +15,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from commontrip import (
     Breaker,
     Breakers,
+    CircuitOpenError,
     ConsecutiveFailures,
     Cooldown,
+    Override,
     Policy,
     State,
     SuccessRatio,
@@ -25,6 +27,7 @@ from commontrip import (
 )
 from commontrip.opentelemetry import Telemetry, _delivery, _recovery, span_ids
 from commontrip.redis import RedisStore
+from commontrip.testing import RecordingListener
 from tests.breaker.caller import Caller
 from tests.support.servers import Server
 from tests.support.unreliable_store import UnreliableStore
@@ -63,7 +66,8 @@ class Replica:
         self.exporter = Exporter(works=works)
         self.store = UnreliableStore(RedisStore.from_url(url, prefix=prefix))
         self.telemetry = Telemetry(self.exporter, patience=PATIENCE)
-        self.breakers = Breakers(self.store, listeners=[self.telemetry], replica=name, store_budget=5)
+        self.heard = RecordingListener()
+        self.breakers = Breakers(self.store, listeners=[self.telemetry, self.heard], replica=name, store_budget=5)
 
     @property
     def breaker(self) -> Breaker:
@@ -72,7 +76,7 @@ class Replica:
 
     async def call(self, error: Exception | None = None) -> None:
         """Make one call, which may fail."""
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, CircuitOpenError):
             async with self.breaker:
                 if error:
                     raise error
@@ -211,6 +215,20 @@ async def test_a_newcomer_sends_what_was_left(server: Server, prefix: str, join:
         await eventually(lambda: later.looks() == 1, "its look")
         assert later.spans() == []
     await caller.store.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_name_that_comes_back_tells_nothing_again(join: Join) -> None:
+    """A process that takes the name of one before it has made nothing yet; what that one left unsent, it sends."""
+    async with join(works=False, name="pod-1") as before:
+        await before.breaker.override(Override.FORCED_OPEN, author="a", reason="r")
+        epoch = epoch_of(before)
+    async with join(name="pod-1") as after:
+        await eventually(lambda: after.sent(epoch) == 1, "the span")
+        (span,) = after.spans()
+        assert span.start_time == span.end_time  # not since then
+        assert after.heard.transitions == []
+        await after.breaker.override(None, author="a", reason="r")
+        assert [one.made for one in after.heard.transitions] == [True]
 
 
 async def test_a_newcomer_looks_only_where_something_has_happened(join: Join) -> None:

@@ -141,7 +141,7 @@ class Fleet:
 
     async def everywhere(self, state: State, within: float = 15.0) -> None:
         """Wait until every replica has learned of the current epoch, and that is this state."""
-        seen: tuple[str | None, int] = (None, 0)
+        seen: tuple[Any, int] = (None, 0)
         async with asyncio.timeout(within):
             while seen != (state, len(self.all)):
                 await asyncio.sleep(0.005)

@@ -37,7 +37,7 @@ def faults(query: str, there: Exposed) -> list[str]:
 def labels_of(query: str) -> set[str]:
     """Return the labels of a query's result: those of its outermost aggregation."""
     by: list[set[str]] = []
-    promql.walk(promql.parse(query), lambda expr: by.append(_by(expr)) or True)  # type: ignore[func-returns-value]
+    promql.walk(promql.parse(query), lambda expr: by.append(_by(expr)))
     return next(filter(None, by), set())
 
 
@@ -86,10 +86,9 @@ def _wrong(expr: Any, there: Exposed, aggregated: str, *, rated: bool) -> Iterat
 def _metrics(expr: Any) -> set[str]:
     found: set[str] = set()
 
-    def note(one: Any) -> bool:
+    def note(one: Any) -> None:
         if isinstance(one, promql.VectorSelector):
-            found.add(one.name)
-        return True
+            found.add(str(one.name))
 
     promql.walk(expr, note)
     return found

@@ -55,8 +55,7 @@ class Sink(Started):
 
     def start(self) -> Self:
         """Begin to listen."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Quiet(("127.0.0.1", self.port), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         return self
@@ -102,6 +101,15 @@ class Sink(Started):
                 pass
 
         return Handler
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that were killed."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass
 
 
 def _parse(body: bytes) -> Iterator[Span]:

@@ -71,12 +71,13 @@ def test_the_metrics_of_the_design_are_exposed(there: Exposed) -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
 def test_every_alert_asks_for_what_there_is(rule: dict[str, Any], there: Exposed) -> None:
-    """Its metrics and labels exist, and what its text names is in its result."""
+    """Its metrics and labels exist, what its text names is in its result, and the runbook has a section on it."""
     assert promql.faults(rule["expr"], there) == []
     named = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
     assert named <= promql.labels_of(rule["expr"])
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+    assert f"\n### {rule['alert']}\n" in (FILES.parents[2] / "docs" / "operations.md").read_text()
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

@@ -46,6 +46,11 @@ def by_service(spans: list[Span], kind: int) -> dict[str, Span]:
     return found
 
 
+def distinct(spans: list[Span]) -> int:
+    """Count spans by their ids."""
+    return len({span.span_id for span in spans})
+
+
 def requests_logged(service: Service, path: str) -> list[dict[str, Any]]:
     """Return its log lines of requests to a path."""
     return [line for line in service.logged() if line.get("path") == path]
@@ -214,9 +219,8 @@ async def test_a_collector_that_is_away_for_ten_seconds_loses_nothing(
         await fleet.recover(fleet.all[1])
         await asyncio.sleep(away_since + 10 - time.monotonic())
         with Sink(port) as sink:
-            ids = lambda spans: {span.span_id for span in spans}  # noqa: E731 - short
-            await eventually(lambda: len(ids(sink.transitions())) == 3, "the spans of transitions", 20)
-            await eventually(lambda: len(ids(sink.observed())) == 3, "the spans of who learned of them", 20)
+            await eventually(lambda: distinct(sink.transitions()) == 3, "the spans of transitions", 20)
+            await eventually(lambda: distinct(sink.observed()) == 3, "the spans of who learned of them", 20)
         said = [line for line in fleet.all[0].logged() if line["logger"].startswith("opentelemetry")]
     assert said
     assert len(said) <= 3  # the first failure, that it is tried again, and that a batch is given back
@@ -227,7 +231,7 @@ async def test_a_silent_collector_delays_no_request_and_no_end(
 ) -> None:
     """Requests are answered as ever while exports hang, and the process ends within five seconds more."""
     sink.silent = True
-    otel = {"otel_exporter_otlp_endpoint": sink.url, "otel_bsp_schedule_delay": "20"}
+    otel = {"otel_exporter_otlp_traces_endpoint": f"{sink.url}/v1/traces", "otel_bsp_schedule_delay": "20"}
     async with Fleet(server, prefix, auth, tmp_path, 2, **otel) as fleet:
         await fleet.trip(fleet.all[0])
         await fleet.recover(fleet.all[1])

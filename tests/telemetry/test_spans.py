@@ -36,6 +36,11 @@ def one_of_each(sink: Sink, made: list[Transition]) -> dict[str, Span]:
     return found
 
 
+def served(sink: Sink) -> set[str]:
+    """Return the ids of the spans of requests that were served."""
+    return {span.span_id for span in sink.spans() if span.kind == Sink.SERVER}
+
+
 def the_chain_leads_to_the_first(found: dict[str, Span]) -> None:
     """Assert that from every transition the links to the one before lead to the first, over all between."""
     for last in found.values():
@@ -61,10 +66,11 @@ async def test_each_transition_is_one_span_and_one_more_for_each_other_replica(
         await eventually(lambda: len(sink.transitions()) >= len(made), "all spans to arrive")
         # A trip may be made by a replica that only saw the count: it knows of no call.
         linked = [span.links["cause"] for span in sink.transitions() if "cause" in span.links]
-        requests = lambda: {span.span_id for span in sink.spans() if span.kind == Sink.SERVER}  # noqa: E731 - short
         assert len(linked) >= 0.9 * len(made)
-        await eventually(lambda: bool(sampler) or set(linked) <= requests(), "the spans of the calls that caused them")
-        assert not sampler or not requests()
+        await eventually(
+            lambda: bool(sampler) or set(linked) <= served(sink), "the spans of the calls that caused them"
+        )
+        assert not sampler or not served(sink)
     assert len(made) == 3 * TIMES
     found = one_of_each(sink, made)
     the_chain_leads_to_the_first(found)
@@ -77,6 +83,7 @@ async def test_each_transition_is_one_span_and_one_more_for_each_other_replica(
         assert span.attributes["circuit_breaker.replica"] != found[span.parent].attributes["circuit_breaker.replica"]
 
 
+@pytest.mark.timeout(120)  # 25 processes are started one after another
 async def test_who_is_killed_at_its_commit_leaves_its_span_to_others(
     server: Server, prefix: str, auth: Auth, tmp_path: Path, sink: Sink, collector: Collector
 ) -> None:
