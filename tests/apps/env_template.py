@@ -18,6 +18,16 @@ _HEAD = """\
 # Every setting, with its default. Copy this file to .env and change what you want; what is empty is not set.
 # Durations are in seconds.
 """
+_TAIL = """\
+# ---- tracing, as the OpenTelemetry SDK reads it; off without an endpoint
+
+# where spans go, by OTLP over HTTP
+# OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318
+
+# which requests' spans; those of transitions are always sent
+# OTEL_TRACES_SAMPLER=parentbased_traceidratio
+# OTEL_TRACES_SAMPLER_ARG=0.1
+"""
 
 
 def render() -> str:
@@ -27,7 +37,7 @@ def render() -> str:
     for service, kind in SERVICES.items():
         own = {name: text for name, text in _settings(kind) if _own(kind, name)}
         parts.append(_section(service, own))
-    return "\n".join(parts)
+    return "\n".join([*parts, _TAIL])
 
 
 def _own(kind: type[BaseSettings], variable: str) -> bool:

@@ -9,7 +9,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import calls, commands, fleet, idle, load, memory, pages, scripts, server, system, table, trip
+from tests.bench import (
+    calls,
+    commands,
+    fleet,
+    idle,
+    load,
+    memory,
+    pages,
+    scripts,
+    server,
+    system,
+    table,
+    telemetry,
+    trip,
+)
 from tests.bench.progress import say
 from tests.bench.report import Report
 from tests.support.servers import Server
@@ -23,6 +37,7 @@ _PARTS: dict[str, Callable[[Server], Awaitable[Any]]] = {
     "trip": trip.measure,
     "memory": memory.measure,
     "fleet": fleet.measure,
+    "telemetry": telemetry.measure,
     "system": system.measure,
 }
 _DOCS = Path(__file__).parents[2] / "docs"

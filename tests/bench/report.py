@@ -15,6 +15,7 @@ from tests.bench.scripts import Scripts
 from tests.bench.server import quantile
 from tests.bench.system import System
 from tests.bench.table import Table
+from tests.bench.telemetry import Told
 from tests.bench.trip import REPLICAS as PROCESSES
 from tests.bench.trip import Trips
 
@@ -31,13 +32,14 @@ class Report:
     trip: Trips | None = None
     memory: Memory | None = None
     fleet: Fleet | None = None
+    telemetry: Told | None = None
     system: System | None = None
 
     @property
-    def parts(self) -> list[Costs | Commands | Idle | Load | Scripts | Trips | Memory | Fleet | System]:
+    def parts(self) -> list[Costs | Commands | Idle | Load | Scripts | Trips | Memory | Fleet | Told | System]:
         """Return what there is."""
         of_library = (self.calls, self.commands, self.idle, self.load, self.scripts, self.trip, self.memory, self.fleet)
-        return [part for part in (*of_library, self.system) if part]
+        return [part for part in (*of_library, self.telemetry, self.system) if part]
 
     @property
     def scaling(self) -> Scaling | None:
@@ -98,7 +100,7 @@ class Report:
     def others(self) -> Table:
         """List the figures that have no other place."""
         table = Table("Further figures", ("", "figure", "unit"))
-        for figures in (self._of_calls(), self._of_trips(), self._of_memory(), self._of_fleet()):
+        for figures in (self._of_calls(), self._of_trips(), self._of_memory(), self._of_fleet(), self._of_telemetry()):
             for name, value, unit in figures:
                 table.add(name, value, unit)
         return table
@@ -108,6 +110,9 @@ class Report:
             return []
         bare = [(f"the bare loop: {name}", cost, "µs") for name, cost in self.calls.bare.items()]
         return [*bare, ("a whole rejection, in whole closed calls", self.calls.rejection_ratio(), "")]
+
+    def _of_telemetry(self) -> list[tuple[str, float, str]]:
+        return self.telemetry.figures() if self.telemetry else []
 
     def _of_trips(self) -> list[tuple[str, float, str]]:
         if not self.trip:
