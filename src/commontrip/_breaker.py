@@ -244,7 +244,7 @@ class Breaker:
             counts=view.counts if view else circuit.ledger.merged,
             remaining=max(0.0, known.open_until - circuit.clock()) if known.state == State.OPEN else 0.0,
             provisional=circuit.provisional,
-            local=known.local is not None,
+            local=circuit.replica.alone or (known.local is not None and known.fresh),
             probes_in_flight=view.in_flight if view else 0,
             calls=circuit.ledger.totals(),
         )

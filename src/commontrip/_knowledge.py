@@ -61,6 +61,11 @@ class Knowledge:
         return self.shared is not None and (self.shared.state != State.CLOSED or self.shared.override is not None)
 
     @property
+    def owed(self) -> bool:
+        """Whether there is a verdict to tell the shared store after a time without it."""
+        return self.local is not None and (self.remembers or self.state != State.CLOSED)
+
+    @property
     def busy(self) -> bool:
         """Whether a transition has been proposed and not been answered."""
         return self._proposing is not None

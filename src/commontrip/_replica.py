@@ -79,8 +79,13 @@ class Replica:
         self._errands: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
-        self._hurried = self._left = False
+        self._hurried = self._left = self._returning = False
         self._next_batch = self._next_hurry = 0.0
+
+    @property
+    def alone(self) -> bool:
+        """Whether the store is away, so that this replica decides alone; not said of one that has left."""
+        return self.line.down and not self._left
 
     def lived_at(self, moment: float) -> bool:
         """Whether this process was there at a moment by the store's clock; a process of the same name may have been."""
@@ -273,6 +278,7 @@ class Replica:
             with contextlib.suppress(StoreUnavailableError):
                 if self.line.down:
                     await self._knock()
+                    self._returning = True
                 await self._look(used)
 
     async def _knock(self) -> None:
@@ -303,10 +309,13 @@ class Replica:
 
     async def _look(self, used: list[Circuit]) -> None:
         away = [circuit for circuit in used if circuit.knowledge.local]
+        if self._returning:  # a verdict is told also if nobody uses the breaker: a newcomer must not find none
+            away += [circuit for circuit in self._registry.circuits() if circuit not in away and circuit.knowledge.owed]
         if away:
             views = await self.line.call("read", self.store.read([circuit.knowledge.ask() for circuit in away]))
             for circuit, view in zip(away, views, strict=True):
                 circuit.informed(view)
+        self._returning = False
         last = self.clock() - BATCH  # who answers batches has said it already
         quiet = [circuit for circuit in used if circuit.knowledge.here and circuit.knowledge.heard_at < last]
         if not quiet or self.line.down:

@@ -32,7 +32,7 @@ HOUR = 3600.0
 
 async def test_t09_replica_clocks_an_hour_apart_change_nothing(server: Server, prefix: str) -> None:
     """With clocks an hour apart the cooldown is exact to 100 ms, the probe budget is kept, the times told are true."""
-    cooldown = 0.5
+    cooldown = 1.0
     opens = Policy(
         trip=ConsecutiveFailures(5),
         recover=SuccessRatio(1.0, 2),
@@ -71,6 +71,7 @@ async def test_t09_replica_clocks_an_hour_apart_change_nothing(server: Server, p
     assert dependency.peaks["HALF_OPEN"] == 2
     assert min(left) > 0
     assert max(left) <= cooldown
+    assert max(left) - min(left) < cooldown / 2  # all replicas say the same of one moment
     assert lag < 1
     assert all(abs(one.since - probe.at) < 60 for one in made)
 

@@ -91,6 +91,25 @@ async def test_race_34_only_what_is_used_goes_home(redis_url: str, prefix: str) 
         assert [[ask.name for ask in asks] for what, asks in store.asked[asked:] if what == "read"] == [["host-7"]]
 
 
+async def test_a_verdict_that_nobody_uses_is_told_to_a_store_that_forgot_it(
+    fresh_server: Callable[..., Server], prefix: str
+) -> None:
+    """Race 34: a replica that remembers an open circuit tells it to a Redis that comes back empty, without any call."""
+    server = fresh_server()
+    join = joins(server.url, prefix, policy(ConsecutiveFailures(1)))
+    async with join() as a:
+        await a.fail()
+        await a.sees(State.OPEN)
+        server.kill()
+        await eventually(lambda: a.breakers.local, "the store to be taken for gone")
+        assert a.breaker.snapshot.local
+        server.start()
+        await eventually(lambda: not a.breaker.snapshot.local, "the way back")
+        async with join() as newcomer:
+            await newcomer.refused()
+            assert newcomer.breaker.snapshot.transition.reason == "reasserted"
+
+
 async def use(hosts: list[Breaker]) -> None:
     """Make one call of each, all at once, and send what there is to send."""
 

@@ -91,7 +91,7 @@ class BreakerRoutes(Listener):
         ]
 
     def close(self) -> None:
-        """End all event streams, and at once those that come: an app that drains calls it. uvicorn's SIGTERM does so by itself."""
+        """End all event streams, and those that come at once: an app that drains calls it, uvicorn's SIGTERM too."""
         self._hub.close()
         self._watch.hub.close()
 
