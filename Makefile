@@ -6,10 +6,10 @@ BIN := .venv/bin
 TYPED := $(wildcard src apps tests/support tests/support_tests tests/typing)
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo check test bench mutants format lock clean python environment
+.PHONY: help up demo check test bench e2e mutants format lock clean python environment
 
 help: ## List these targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 up: environment ## Run the whole system here until Ctrl-C: Redis, auth, three replicas of profile, a gateway
 	@$(BIN)/python -m apps.laptop up $(ARGS)
@@ -38,6 +38,9 @@ bench: environment ## Measure speed and scale beside other breakers; fails when 
 	  $(BIN)/pip install --quiet --require-hashes -r requirements/bench.txt && \
 	  cp requirements/bench.txt .venv/bench.txt; }
 	$(BIN)/python -m tests.bench $(ARGS)
+
+e2e: environment ## Try the chart on a real cluster: the current context, if it is kind-*, or CONTEXT=…
+	@CONTEXT="$(CONTEXT)" $(BIN)/python -m pytest --confcutdir tests/e2e $(or $(ARGS),tests/e2e)
 
 mutants: environment ## Plant faults one by one and see a test go red for each
 	$(BIN)/python -m tests.mutants $(ARGS)

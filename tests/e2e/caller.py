@@ -93,7 +93,7 @@ class Caller:
     def answered(self) -> int:
         """Return how many requests of the load were answered by now, well or badly."""
         told = self._order("told")
-        return sum(told["sources"].values()) + len(told["failures"])
+        return int(sum(told["sources"].values()) + len(told["failures"]))
 
     def open_stream(self, url: str) -> None:
         """Open an event stream, and wait for its first event."""

@@ -1,4 +1,4 @@
-"""The chart on a real cluster: `make e2e`. One release for most tests; each leaves it closed, healed and at its size."""
+"""The chart on a real cluster: `make e2e`. Most tests share a release, and leave it closed, healed and at its size."""
 
 import os
 import secrets
@@ -6,19 +6,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from tests.e2e import neighbours as beside
-from tests.e2e.caller import Caller
 from tests.e2e.kubernetes import Done, Namespace
-from tests.e2e.release import ROOT, TAG, Release, caller_labels
+from tests.e2e.release import ROOT, Release
 
 _REPORT = ROOT / "e2e-report.md"
 _seen = pytest.StashKey[list[tuple[float, str, str]]]()
 _namespaces = pytest.StashKey[list[Namespace]]()
 _began = time.monotonic()
+_Wrapper = Generator[None, pytest.TestReport, pytest.TestReport]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,16 +30,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Write the list of what was seen, here and to e2e-report.md."""
-    lines = [f"| {at:.1f} | {where} | {what} |" for at, where, what in config.stash[_seen]]
+    lines = [f"| {at:.1f} | {where} | {_cell(what)} |" for at, where, what in config.stash[_seen]]
+    if not lines:
+        return
     terminalreporter.section("seen on the cluster")
     for at, where, what in config.stash[_seen]:
         terminalreporter.line(f"{at:6.1f} s  {where}: {what}")
-    if lines:
-        _REPORT.write_text("\n".join(["| s | test | what it saw |", "|---|---|---|", *lines, ""]))
+    _REPORT.write_text("\n".join(["| s | test | what it saw |", "|---|---|---|", *lines, ""]))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> _Wrapper:
     """Add to a failure how things stood in the cluster then."""
     report = yield
     if call.excinfo and isinstance(item, pytest.Function):
@@ -58,8 +63,8 @@ def context() -> str:
     asked = ("kubectl", "config", "current-context")
     found = wanted or subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
     if not wanted and not found.startswith("kind-"):
-        now = f"the current context is {found}" if found else "kubectl has no current context"
-        pytest.exit(f"{now}, which is not kind's: name the one to use, make e2e CONTEXT=…", returncode=1)
+        now = f"the current context is {found}, which is not kind's" if found else "kubectl has no current context"
+        pytest.exit(f"{now}: name the one to use, make e2e CONTEXT=…", returncode=1)
     words = ("kubectl", "--context", found, "version", "--request-timeout=10s")
     asked_version = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     if asked_version.returncode:
@@ -100,20 +105,16 @@ def namespace(make_namespace: Callable[[], Namespace]) -> Namespace:
 
 @pytest.fixture(scope="session")
 def make_release() -> Iterator[Callable[[Release], Done]]:
-    """Install releases with a caller beside each, and remove both in the end."""
+    """Install releases, and remove them in the end."""
     made: list[Release] = []
 
     def make(release: Release) -> Done:
         made.append(release)
-        done = release.install()
-        name, image = f"{release.name}-caller", f"commontrip/profile:{TAG}"
-        release.caller = Caller(release.namespace, name, image, caller_labels(release.name))
-        return done
+        return release.install()
 
     yield make
     for release in made:
-        if release.caller is not NotImplemented:
-            release.caller.close()
+        release.close_caller()
         release.uninstall()
 
 

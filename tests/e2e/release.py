@@ -49,7 +49,21 @@ class Release:
     def __init__(self, namespace: Namespace, name: str, values: Object | None = None) -> None:
         self.namespace, self.name = namespace, name
         self.values = merged(VALUES, values or {})
-        self.caller: Caller = NotImplemented
+        self._caller: Caller | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """The pod beside it from which it is asked."""
+        if self._caller is None:
+            labels = caller_labels(self.name)
+            self._caller = Caller(self.namespace, f"{self.name}-caller", f"commontrip/profile:{TAG}", labels)
+        return self._caller
+
+    def close_caller(self) -> None:
+        """Remove that pod, if there is one."""
+        if self._caller:
+            self._caller.close()
+            self._caller = None
 
     # -- helm
 
@@ -139,6 +153,16 @@ class Release:
         pods = self.pods("profile")
         return until(f"all replicas of {self.name} to be {state}", lambda: self.agreed(state, pods), within)
 
+    def await_reunion(self) -> float:
+        """Return the seconds until all replicas are back at Redis and closed; each is used, as none else looks."""
+        pods = self.pods("profile")
+
+        def together() -> bool:
+            self.each("profile", "/profile/ada", pods)
+            return self.agreed("CLOSED", pods) and not self.alone(pods)
+
+        return until(f"all replicas of {self.name} to be closed, and none alone", together, 30)
+
     def transitions(self) -> list[Object]:
         """Return the last transitions, as the fleet has them, the latest first."""
         [answer] = self.caller.get(self.url("profile", "/breakers/auth/transitions"))
@@ -188,12 +212,14 @@ class Release:
 
     def open_circuit(self, seconds: int) -> None:
         """Have the fleet open its circuit for so many seconds, as auth's Retry-After asks."""
-        with self.caller.load(self.user), self.fault(kind="error", retry_after_seconds=seconds):
+        fault = self.fault(kind="error", retry_after_seconds=seconds)
+        with self.caller.load(self.user) as load, fault:
             self.await_agreement("OPEN")
+        assert load.failures == []
+        assert load.longest < 2, f"a request took {load.longest:.1f} s"
 
     def await_loneliness(self) -> None:
         """Wait until every replica, each of them in use, knows that Redis is away."""
-
         pods = self.pods("profile")
 
         def alone() -> bool:

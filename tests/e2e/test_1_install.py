@@ -26,7 +26,8 @@ def test_installed(installed: tuple[Release, Done], seen: Seen) -> None:
 
 def test_confined(release: Release, seen: Seen) -> None:
     """No process is root or may become it, no root can be written to, no pod has a token for the API."""
-    look = "id -u; grep -h -e ^CapEff -e ^NoNewPrivs /proc/1/status; touch /here 2>&1; ls /var/run/secrets/kubernetes.io 2>&1"
+    status = "grep -h -e ^CapEff -e ^NoNewPrivs /proc/1/status"
+    look = f"id -u; {status}; touch /here 2>&1; ls /var/run/secrets/kubernetes.io 2>&1"
     users = set()
     for component in (*SERVICES, "redis"):
         name = release.pods(component)[0]["metadata"]["name"]

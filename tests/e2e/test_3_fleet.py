@@ -81,6 +81,5 @@ def test_ready_without_redis_and_auth(release: Release, seen: Seen) -> None:
     assert load.failures == []
     release.scale("redis", 1)
     release.scale("auth", 2)
-    with release.caller.load(release.user):
-        release.await_agreement("CLOSED", within=30)
+    release.await_reunion()
     assert release.restarts() == {}

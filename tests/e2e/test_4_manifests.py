@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-from tests.e2e.kubernetes import Namespace, Object, until
+from tests.e2e.kubernetes import Done, Namespace, Object, until
 from tests.e2e.release import ROOT, Release
 
 pytestmark = pytest.mark.timeout(150)
@@ -32,7 +32,7 @@ def pods(objects: list[Object]) -> list[Object]:
 
 
 def test_admitted(release: Release, seen: Seen) -> None:
-    """The API server would take every object of k8s/, and every pod of these, under `restricted`, and warns of nothing."""
+    """The API server would take every object of k8s/ and every pod of these, under `restricted`, without a warning."""
     namespace = release.namespace
     paths = sorted(str(path.relative_to(ROOT / "k8s")) for path in (ROOT / "k8s").rglob("*.yaml"))
     objects = [each for path in paths for each in moved(path, namespace)]
@@ -57,12 +57,20 @@ def fault(release: Release, name: str) -> Iterator[None]:
         release.namespace.kubectl("delete", "-f", "-", stdin=text)
 
 
+@pytest.fixture(scope="module")
+def rights(installed: tuple[Release, Done]) -> None:
+    """Let the faults' pods scale."""
+    namespace = installed[0].namespace
+    namespace.apply(*moved("faults/rights.yaml", namespace))
+
+
 def replicas(release: Release, component: str) -> int:
     """Return how many there shall be."""
     found: int = release.namespace.get("deployment", f"{release.name}-{component}")["spec"]["replicas"]
     return found
 
 
+@pytest.mark.usefixtures("rights")
 @pytest.mark.parametrize(("name", "component"), [("auth-down", "auth"), ("redis-gone", "redis")])
 def test_gone(release: Release, seen: Seen, name: str, component: str) -> None:
     """Something is gone while the fault is there, clients get answers, and as many come back as there were."""
@@ -75,15 +83,15 @@ def test_gone(release: Release, seen: Seen, name: str, component: str) -> None:
                 release.await_agreement("OPEN")
             else:
                 release.await_loneliness()
-        assert replicas(release, component) == before
+        assert replicas(release, component) == before  # it was deleted, and so its pod has ended
         back = until(f"{component} to be back", lambda: len(release.pods(component)) == before, 30)
-        closed = release.await_agreement("CLOSED")
+        closed = release.await_reunion()
     seen(f"{component} gone after {gone:.1f} s, back {back:.1f} s after the end, closed {closed:.1f} s later; {load}")
     assert load.failures == []
 
 
 def test_slow(release: Release, seen: Seen) -> None:
-    """auth is slow while the fault is there, and as it was when it is deleted."""
+    """The service auth is slow while the fault is there, and as it was when it is deleted."""
     with fault(release, "slow-auth"):
         until("the fault to be known", lambda: "slow" in str(release.each("auth", "/faults")), 20)
         [answer] = release.caller.get(release.user)

@@ -24,8 +24,6 @@ def test_three_circuits(release: Release, neighbours: tuple[Release, Release], s
                 one.await_agreement("OPEN")
                 states = [{known["state"] for known in other.fleet().values()} for other in others]
             closed = one.await_agreement("CLOSED")
-        seen(
-            f"{one.name} in {one.namespace.name} opened, and closed {closed:.1f} s after auth was well; the others never"
-        )
+        seen(f"{one.name} in {one.namespace.name} opened, closed {closed:.1f} s after auth was well; the others never")
         assert states == [{"CLOSED"}] * 2
         assert [other.transitions()[0]["epoch"] for other in others] == before

@@ -66,8 +66,8 @@ def test_redis_pod_deleted(release: Release, seen: Seen) -> None:
     after = release.fleet(profile)
     first, last = (max(known["transition"]["until"] for known in fleet.values()) for fleet in (before, after))
     seen(
-        f"{len(alone)} of 3 replicas were alone meanwhile, each {', '.join(states)}; {seconds:.1f} s after the deletion "
-        f"Redis was back and all agreed on the same deadline, within {abs(first - last):.3f} s; {load}"
+        f"{len(alone)} of 3 replicas were alone then, each {', '.join(states)}; {seconds:.1f} s after the deletion "
+        f"Redis was back and all agreed on the deadline, within {abs(first - last):.3f} s; {load}"
     )
     assert alone
     assert states == {"OPEN"}

@@ -24,7 +24,7 @@ def left_of(release: Release) -> set[str]:
 def test_uninstalled(release: Release, neighbours: tuple[Release, Release], seen: Seen) -> None:
     """`helm uninstall` leaves nothing of a release, the generated password included, and the neighbours go on."""
     first = neighbours[0]
-    release.caller.close()
+    release.close_caller()
     before = left_of(release)
     assert {f"secret/{release.name}-redis", *(f"deployment.apps/{release.name}-{one}" for one in SERVICES)} <= before
     with first.caller.load(first.user) as load:
