@@ -21,6 +21,7 @@ class Mutant:
 
 
 _STORE = "test_store_contract.py::TestStandalone::"
+_RECOVERY = "test_opentelemetry_recovery.py::"
 _MEMORY = "test_store_contract.py::TestMemory::"
 
 MUTANTS = (
@@ -457,5 +458,63 @@ MUTANTS = (
         "circuit.knowledge.suspect()",
         "pass",
         ("test_spacing.py::test_who_may_have_missed_news_reads_before_the_next_call",),
+    ),
+    # -- one span per transition
+    Mutant(
+        "all who look send the span",
+        "lua/untold.lua",
+        "redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[6])), id)",
+        "redis.call('ZCARD', KEYS[2])",
+        ("test_untold.py::test_of_many_who_look_one_is_given_it",),
+    ),
+    Mutant(
+        "what has been delivered is not noted",
+        "lua/told.lua",
+        "redis.call('ZADD', KEYS[1], text(now + length), ARGV[i])",
+        "redis.call('ZCARD', KEYS[1])",
+        ("test_untold.py::test_what_has_been_told_is_not_found",),
+    ),
+    Mutant(
+        "every replica looks",
+        "opentelemetry/_recovery.py",
+        "if 0 <= turn < LOOKERS:",
+        "if 0 <= turn:",
+        (f"{_RECOVERY}test_a_transition_costs_the_fleet_one_note_and_three_looks",),
+    ),
+    Mutant(
+        "no replica looks",
+        "opentelemetry/_recovery.py",
+        "if 0 <= turn < LOOKERS:",
+        "if False:",
+        (f"{_RECOVERY}test_what_its_maker_cannot_deliver_another_replica_sends",),
+    ),
+    Mutant(
+        "a batch of spans is tried once",
+        "opentelemetry/_delivery.py",
+        "if time.monotonic() > until or self.leaving.wait(pause):",
+        "if True:",
+        (f"{_RECOVERY}test_a_batch_is_tried_again_until_it_arrives",),
+    ),
+    Mutant(
+        "a former life is announced as one's own",
+        "_knowledge.py",
+        "(made and self._replica.lived_at(found.since))",
+        "made",
+        (f"{_RECOVERY}test_a_name_that_comes_back_tells_nothing_again",),
+    ),
+    # -- for people
+    Mutant(
+        "a slow client is kept",
+        "starlette/_stream.py",
+        "if len(self._unsent) > most:",
+        "if False:",
+        ("test_starlette.py::test_a_slow_client_is_cut_off_alone",),
+    ),
+    Mutant(
+        "any token will do",
+        "starlette/__init__.py",
+        'if not secrets.compare_digest(given.encode("latin-1"), self._token.encode()) or',
+        "if",
+        ("test_starlette.py::test_an_order_without_the_token_is_refused",),
     ),
 )

@@ -37,7 +37,7 @@ def copy(source: Path = _PROJECT) -> Iterator[Path]:
     """Copy what the tests need to a folder of its own, which goes with the block."""
     with tempfile.TemporaryDirectory(prefix="commontrip-mutant-") as folder:
         target = Path(folder).resolve()
-        for part in ("src", "tests"):
+        for part in ("src", "tests", "apps"):
             shutil.copytree(source / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(source / "pyproject.toml", target)
         yield target
