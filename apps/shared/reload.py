@@ -4,9 +4,10 @@ import runpy
 import sys
 from pathlib import Path
 
-import apps
 from uvicorn import Config
 from uvicorn.supervisors import ChangeReload
+
+import apps
 
 
 def run(sockets: object = None) -> None:  # noqa: ARG001 - uvicorn passes its own, of which there are none
