@@ -4,6 +4,7 @@ not ready → wait → no new connections → finish what runs → close clients
 """
 
 import asyncio
+import errno
 import gc
 import logging
 import resource
@@ -85,6 +86,11 @@ def main(service: str, kind: type[S], create_app: Callable[[S], Starlette]) -> N
     server = Server(_config(app, settings), app.state.health, settings.drain_seconds)
     try:
         asyncio.run(server.serve([listener]))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Somebody has begun to listen since we took the port: two may take one at the same time.
+        sys.exit(_complain(service, _taken(names["port"], settings.listen_host, settings.port, error), status=1))
     finally:
         app.state.metrics.close()
     logger.info("ended")
@@ -125,7 +131,7 @@ def _bind(host: str, port: int, variable: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise OSError(f"{variable}: cannot listen on {host}:{port}: {error.strerror}") from error
+        raise OSError(_taken(variable, host, port, error)) from error
     return listener
 
 
@@ -133,8 +139,11 @@ def _serve_metrics(metrics: Metrics, settings: ServiceSettings, variable: str) -
     try:
         metrics.serve(settings.listen_host, settings.metrics_port)
     except OSError as error:
-        where = f"{settings.listen_host}:{settings.metrics_port}"
-        raise OSError(f"{variable}: cannot listen on {where}: {error.strerror}") from error
+        raise OSError(_taken(variable, settings.listen_host, settings.metrics_port, error)) from error
+
+
+def _taken(variable: str, host: str, port: int, error: OSError) -> str:
+    return f"{variable}: cannot listen on {host}:{port}: {error.strerror}"
 
 
 def _complain(service: str, *lines: str, status: int) -> int:

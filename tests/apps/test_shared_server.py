@@ -9,7 +9,43 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.servers import free_port
+
 ROOT = Path(__file__).parents[2]
+_RIVAL = """
+import socket
+from contextlib import asynccontextmanager
+from apps.auth.app import create_app
+from apps.auth.settings import Settings
+from apps.shared.server import main
+
+def create(settings):
+    app, rival = create_app(settings), socket.socket()
+    rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    rival.bind((settings.listen_host, settings.port))
+
+    @asynccontextmanager
+    async def lifespan(_):
+        rival.listen()
+        yield
+
+    app.router.lifespan_context = lifespan
+    return app
+
+main("auth", Settings, create)
+"""
+
+
+def test_port_taken_at_the_same_time() -> None:
+    """A port that somebody else takes in the moment of the start is one line too, and exit status 1."""
+    port, metrics = free_port(), free_port()
+    ports = {"AUTH_PORT": str(port), "AUTH_METRICS_PORT": str(metrics)}
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    words = [sys.executable, "-c", _RIVAL]
+    environment = {**os.environ, **ports, "PYTHONPATH": path}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    expected = f"auth: AUTH_PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert (done.returncode, done.stderr) == (1, expected)
 
 
 @pytest.mark.parametrize("variable", ["AUTH_PORT", "AUTH_METRICS_PORT"])

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Self
 
@@ -23,18 +24,20 @@ from tests.support.waiting import wait_until
 
 _BUS_OFFSET = 10_000  # a cluster node also listens there
 _open: set["Server"] = set()
+_given: deque[int] = deque(maxlen=100)
 
 
 def free_port() -> int:
     """Return a loopback port that is free, as is the cluster bus port that goes with it.
 
     Below the range from which systems take ports for outgoing connections, so that it is still free
-    when a server comes back to it.
+    when a server comes back to it; none that was given lately, as who asked for it may be about to listen.
     """
-    taken = {server.port for server in _open}
+    taken = {server.port for server in _open}.union(_given)
     while True:
         port = 15_000 + secrets.randbelow(7_000)
         if port not in taken and _is_free(port) and _is_free(port + _BUS_OFFSET):
+            _given.append(port)
             return port
 
 
