@@ -93,7 +93,9 @@ def test_gone(release: Release, seen: Seen, name: str, component: str) -> None:
 def test_slow(release: Release, seen: Seen) -> None:
     """The service auth is slow while the fault is there, and as it was when it is deleted."""
     with fault(release, "slow-auth"):
-        until("the fault to be known", lambda: "slow" in str(release.each("auth", "/faults")), 20)
+        until(
+            "all to know of it", lambda: all("slow" in str(one) for one in release.each("auth", "/faults").values()), 20
+        )
         [answer] = release.caller.get(release.user)
     until("the fault to be over", lambda: set(map(str, release.each("auth", "/faults").values())) == {"None"}, 5)
     seen(f"a request took {answer.seconds:.1f} s while auth was slow")
