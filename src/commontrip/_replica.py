@@ -308,9 +308,9 @@ class Replica:
         return list(self._active.values())
 
     async def _look(self, used: list[Circuit]) -> None:
-        away = [circuit for circuit in used if circuit.knowledge.local]
+        away = dict.fromkeys(circuit for circuit in used if circuit.knowledge.local)
         if self._returning:  # a verdict is told also if nobody uses the breaker: a newcomer must not find none
-            away += [circuit for circuit in self._registry.circuits() if circuit not in away and circuit.knowledge.owed]
+            away |= dict.fromkeys(circuit for circuit in self._registry.circuits() if circuit.knowledge.owed)
         if away:
             views = await self.line.call("read", self.store.read([circuit.knowledge.ask() for circuit in away]))
             for circuit, view in zip(away, views, strict=True):
