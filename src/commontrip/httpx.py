@@ -86,8 +86,7 @@ class BreakerTransport(httpx.AsyncBaseTransport):
         elif _is_complete(request, response):
             call.returned(response)
         if response.is_closed:  # the transport beneath has read it already
-            if call.probe:
-                await call.settled()
+            await _settled(call)
         else:
             response.stream = _Watched(response, call)
         return response
