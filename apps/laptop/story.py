@@ -110,10 +110,7 @@ class Story:
 
     async def _is_open(self) -> Count:
         """Return what auth has received when nothing more reaches it."""
-        first = await self._traffic.settled()
-        before = await self._count()
-        answers = await self._watch(first)
-        after = await self._count()
+        answers, before, after = await self._look()
         self._timeline.claim(
             f"every answer is stale ({answers.total()}), and no call reaches auth: {before.received} before, "
             f"{after.received} after",
@@ -148,16 +145,20 @@ class Story:
 
     async def _is_closed(self) -> None:
         (await self._client.delete(f"{self._places.auth.url}/faults")).raise_for_status()
-        first = await self._traffic.settled()
-        before = await self._count()
-        answers = await self._watch(first)
-        after = await self._count()
+        answers, before, after = await self._look()
         self._timeline.claim(
             f"every answer is live again ({answers.total()}), and auth is asked: {before.received} before, "
             f"{after.received} after",
             holds=set(answers) == {"live"} and after.received > before.received,
             but=f"the answers were {_list(answers)}, and auth received {after.received - before.received}",
         )
+
+    async def _look(self) -> tuple[Counter[str], Count, Count]:
+        """Return what is answered from now on, and what auth has received before and after."""
+        first = await self._traffic.settled()
+        before = await self._count()
+        answers = await self._watch(first)
+        return answers, before, await self._count()
 
     async def _ends(self) -> None:
         flowing = self._running.pop()
