@@ -7,13 +7,12 @@ import difflib
 import os
 import re
 from typing import Annotated, TypeVar
-from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from commontrip.redis import RedisStore
+from commontrip.redis import RedisStore, with_login
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -118,11 +117,9 @@ class RedisSettings(BaseSettings):
     @property
     def redis_address(self) -> str:
         """The URL with user name and password in it."""
-        url, password = self.redis_url.get_secret_value(), self.redis_password.get_secret_value()
-        if "@" in urlsplit(url).netloc or not (password or self.redis_username):
-            return url
-        login = f"{quote(self.redis_username, safe='')}:{quote(password, safe='')}"
-        return url.replace("://", f"://{login}@", 1)
+        return with_login(
+            self.redis_url.get_secret_value(), self.redis_username, self.redis_password.get_secret_value()
+        )
 
 
 Settings = TypeVar("Settings", bound=BaseSettings)

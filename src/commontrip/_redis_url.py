@@ -1,7 +1,7 @@
 """From an address to a redis-py client that suits a breaker: no retries of its own, short timeouts."""
 
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
@@ -29,6 +29,13 @@ def _settings() -> dict[str, Any]:
 
 class _WrongError(ValueError):
     """What is wrong with an address, in words that tell no secret."""
+
+
+def with_login(url: str, username: str, password: str) -> str:
+    """Put user name and password into an address that has no login; both may be empty."""
+    if "@" in urlsplit(url).netloc or not (username or password):
+        return url
+    return url.replace("://", f"://{quote(username, safe='')}:{quote(password, safe='')}@", 1)
 
 
 def connect(url: Any) -> Any:

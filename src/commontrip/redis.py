@@ -38,6 +38,7 @@ from commontrip import _check
 from commontrip._counts import Counts
 from commontrip._errors import StoreSilentError, StoreUnavailableError
 from commontrip._redis_url import connect
+from commontrip._redis_url import with_login as with_login  # noqa: PLC0414 - services pass a login too
 from commontrip._state import State
 from commontrip._store import TOO_OLD, Ask, Batch, Change, Lease, Settlement, View
 from commontrip._transition import FIELDS, Transition, parse, word
@@ -127,9 +128,8 @@ class RedisStore:
 
     async def _warm(self) -> None:
         with self._mapped("start"):
-            for (
-                script
-            ) in self._scripts.values():  # one after another: the fleet has more replicas than Redis connections
+            # One after another: the fleet has more replicas than Redis connections.
+            for script in self._scripts.values():
                 await self.client.script_load(script.text)
 
     async def aclose(self) -> None:

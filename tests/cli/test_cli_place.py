@@ -89,6 +89,8 @@ def test_the_login_may_come_from_the_environment(commontrip: Commands, server: S
     login = {"REDIS_USERNAME": user, "REDIS_PASSWORD": "a/b?c@d"}
     assert commontrip("show", "auth", **login).exit_code == 0
     assert commontrip("show", "auth", **login | {"REDIS_PASSWORD": "wrong"}).exit_code == 1
+    option = f"redis://127.0.0.1:{server.port}/0?client_name=a@b"  # an @ elsewhere is no login
+    assert commontrip("show", "auth", **login | {"REDIS_URL": option, "REDIS_PASSWORD": "wrong"}).exit_code == 1
     mine = f"redis://{user}:a%2Fb%3Fc%40d@127.0.0.1:{server.port}"
     assert commontrip("show", "auth", REDIS_URL=mine, REDIS_PASSWORD="wrong").exit_code == 0
     server.cli("ACL", "DELUSER", user)

@@ -5,24 +5,16 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from commontrip._errors import StoreUnavailableError
-from commontrip._redis_url import connect
+from commontrip._redis_url import connect, with_login
 from commontrip.cli._facts import Facts
 from commontrip.redis import LAYOUT, RedisStore, _chunks, _Script, _view
 
 _NAME = "[A-Za-z0-9._-]{1,200}"
 _LONGEST = 100_000  # transitions in a history
 _AT_ONCE = 1000  # keys of one SCAN: below 1 ms
-
-
-def address(url: str) -> str:
-    """Put REDIS_USERNAME and REDIS_PASSWORD into an address that has no login, as the services do."""
-    user, password = os.environ.get("REDIS_USERNAME", ""), os.environ.get("REDIS_PASSWORD", "")
-    if "@" in url or not (user or password):
-        return url
-    return url.replace("://", f"://{quote(user, safe='')}:{quote(password, safe='')}@", 1)
 
 
 def is_name(text: str) -> bool:
@@ -41,7 +33,8 @@ class Door(RedisStore):
 
     def __init__(self, url: str, prefix: str) -> None:
         """Take an address and a prefix; connects nowhere yet. A wrong one is a `ValueError`."""
-        url = address(url)
+        # As the services do.
+        url = with_login(url, os.environ.get("REDIS_USERNAME", ""), os.environ.get("REDIS_PASSWORD", ""))
         super().__init__(connect(url), prefix=prefix)
         self.place = place(url)
         self.channel = self._head[1]
