@@ -66,7 +66,7 @@ class Breaker:
         self.policy = circuit.policy
         self._circuit = circuit
         circuit.owner = self  # who still has something to send is not collected
-        self._plain = circuit.running is None and not circuit.values_matter
+        self._plain = not (circuit.running or circuit.values_matter or circuit.times_calls)
 
     def __repr__(self) -> str:
         return f"<Breaker {self.name!r} {self.state}>"

@@ -50,6 +50,9 @@ class Call:
         self.done = True
         limit, tally = self.circuit.slower_than, self.tally
         overdue = limit is not None and self.circuit.clock() - self.started >= limit
+        if self.circuit.times_calls:
+            slow = overdue and outcome is Outcome.SUCCESS
+            self.circuit.took(Outcome.SLOW if slow else outcome, self.circuit.clock() - self.started)
         if outcome is Outcome.SUCCESS:
             if not overdue and tally is not None:
                 tally.ok += 1
@@ -160,6 +163,8 @@ class Probe(Call):
             self._renewal.cancel()
         slow_is = "s" if limit is None else "f"
         kind = {Outcome.SUCCESS: "s", Outcome.FAILURE: "f", Outcome.SLOW: slow_is}.get(outcome, "n")
+        if self.circuit.times_calls:
+            self.circuit.took(outcome, self.circuit.clock() - self.started)
         self.circuit.ended(outcome, None, error, probe=True)
         self._settling = self.circuit.replica.errand(self._settle(kind, error, retry_after))
 

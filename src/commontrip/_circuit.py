@@ -35,6 +35,7 @@ class Circuit:
         self.replica = replica
         self.clock = replica.clock
         self.listening = replica.listening
+        self.times_calls = replica.times_calls
         self.slower_than = policy.slower_than
         self.values_matter = policy.classify.looks_at_values
         self.gate: Tally | None = None
@@ -154,6 +155,10 @@ class Circuit:
 
     def _tell(self, outcome: Outcome, *, probe: bool) -> None:
         self.replica.listeners.tell("on_call", self.name, self.knowledge.state, outcome, probe=probe)
+
+    def took(self, outcome: Outcome, seconds: float) -> None:
+        """Tell who listens how long a call took."""
+        self.replica.listeners.tell("on_ended", self.name, outcome, seconds)
 
     def crossed(self, tally: Tally) -> None:
         """Close the gate at once if, as far as this replica knows, the threshold is crossed."""

@@ -54,6 +54,9 @@ class Listener:
     What a listener raises is logged and changes neither state nor the caller's result.
     """
 
+    times_calls = False
+    """Whether `on_ended` is wanted; a closed call that is timed adds about a microsecond, whoever listens."""
+
     def watch(self, breakers: "Breakers") -> None:
         """Hear, before the first call, whose listener this is."""
 
@@ -69,6 +72,9 @@ class Listener:
 
     def on_call(self, breaker: str, state: State, outcome: Outcome, *, probe: bool) -> None:
         """Hear, in the caller's context, of a call that was refused, failed, was slow, or was a probe."""
+
+    def on_ended(self, breaker: str, outcome: Outcome, seconds: float) -> None:
+        """Hear, in the caller's context, of every admitted call's end; only if a listener `times_calls`."""
 
     def on_report(self, report: Report) -> None:
         """Hear what an operator should know."""

@@ -66,6 +66,7 @@ class Replica:
         self.budget = budget
         self.listeners = Listeners(listeners, clock)
         self.listening = bool(listeners)
+        self.times_calls = any(listener.times_calls for listener in listeners)
         self.line = Line(clock, self.listeners)
         self.fleet = 1
         self._registry = registry

@@ -125,6 +125,8 @@ async def _raises(breaker: Breaker, error: type[BaseException]) -> None:
 class Rude(Listener):
     """Raises whatever it is told."""
 
+    times_calls = True
+
     def __init__(self) -> None:
         """Note what it is told all the same."""
         self.told: list[str] = []
@@ -140,6 +142,10 @@ class Rude(Listener):
     def on_report(self, report: Report) -> None:
         """Raise."""
         self._raise("on_report", report)
+
+    def on_ended(self, breaker: str, outcome: Outcome, seconds: float) -> None:
+        """Raise."""
+        self._raise("on_ended", breaker, outcome, seconds)
 
     def on_store(self, operation: str, seconds: float, error: str) -> None:
         """Raise."""
@@ -176,7 +182,7 @@ async def test_t17_a_raising_listener_changes_nothing(
         states = [made.state for made, _ in await breaker.history()]
     print(f"T17: {len(rude.told)} times raised, by {len(set(rude.told))} methods")
     assert states == ["CLOSED", "HALF_OPEN", "OPEN", "CLOSED"]
-    assert set(rude.told) == {"on_transition", "on_call", "on_report", "on_store", "cause"}
+    assert set(rude.told) == {"on_transition", "on_call", "on_ended", "on_report", "on_store", "cause"}
     assert len([one for one in caplog.records if one.exc_info]) == len(set(rude.told))
 
 

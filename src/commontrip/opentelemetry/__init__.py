@@ -60,6 +60,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         resource: Resource | None = None,
         meter_provider: metrics.MeterProvider | None = None,
         patience: float = 5.0,
+        call_durations: bool = False,
     ) -> None:
         """Take what sends.
 
@@ -69,6 +70,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             resource: who sends them; by default what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say.
             meter_provider: where metrics go; by default to the global one.
             patience: seconds after which others send a transition's span if its maker has not, 0.1 to 60.
+            call_durations: whether to measure how long every call takes; the SDK's histogram adds some 10 µs to each.
         """
         self._patience = _check.number("patience", patience, 0.1, 60)
         self._breakers: Breakers | tuple[()] = ()
@@ -87,6 +89,8 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             self._provider.add_span_processor(queue)
         meter = (meter_provider or metrics.get_meter_provider()).get_meter(names.SCOPE)
         histogram = partial(meter.create_histogram, explicit_bucket_boundaries_advisory=_SECONDS)
+        self.times_calls = call_durations
+        self._call_duration = histogram(*names.CALL_DURATION_METRIC, "Calls that were admitted, by outcome")
         self._transitions = meter.create_counter(*names.TRANSITIONS_METRIC, "Made by this replica")
         self._propagation = histogram(*names.PROPAGATION_METRIC, "From a transition until this replica applied it")
         self._store_duration = histogram(*names.STORE_DURATION_METRIC, "Exchanges with the store")
@@ -199,6 +203,11 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             span.set_attributes(
                 {names.NAME: breaker, names.STATE: state.lower(), names.OUTCOME: outcome.value, **refused}
             )
+
+    def on_ended(self, breaker: str, outcome: Outcome, seconds: float) -> None:
+        """Measure a call."""
+        if self.times_calls:
+            self._call_duration.record(seconds, {names.NAME: breaker, names.OUTCOME: outcome.value})
 
     def cause(self) -> str:
         """Return the caller's trace context, sampled or not: a transition's span links to it."""

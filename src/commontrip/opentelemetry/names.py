@@ -23,6 +23,7 @@ ERROR_TYPE = "error.type"
 CALLS_METRIC = ("circuit_breaker.calls", "{call}")
 STATE_METRIC = ("circuit_breaker.state", "{breaker}")
 LOCAL_MODE_METRIC = ("circuit_breaker.local_mode", "{breaker}")
+CALL_DURATION_METRIC = ("circuit_breaker.call.duration", "s")
 TRANSITIONS_METRIC = ("circuit_breaker.transitions", "{transition}")
 PROPAGATION_METRIC = ("circuit_breaker.propagation", "s")
 STORE_DURATION_METRIC = ("circuit_breaker.store.duration", "s")
