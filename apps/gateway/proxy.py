@@ -13,14 +13,12 @@ from apps.gateway.headers import has_body, request_headers
 from apps.gateway.relay import Relay
 from apps.gateway.routes import Address, Route, Table
 from apps.gateway.settings import Settings
+from apps.shared.connections import Connections
 from apps.shared.problems import Problem
-from apps.shared.steady import SteadyTransport
 from apps.shared.tracing import Tracing
 
 logger = logging.getLogger("apps.proxy")
 
-KEEP_ALIVE = 4.0  # seconds; shorter than the services', so that we never write to a connection that is being closed
-_IDLE = 32  # connections kept; httpcore looks at each of them at every request
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _PASSED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
@@ -38,16 +36,14 @@ class Proxy:
         self._busy = 0
         self.relay = Relay(settings)
         # A transport and no client: a client would keep one caller's cookies for the next.
-        limits = httpx.Limits(max_keepalive_connections=_IDLE, keepalive_expiry=KEEP_ALIVE)
-        plain = httpx.AsyncHTTPTransport(limits=limits, trust_env=False)
-        self._transport = SteadyTransport(plain, settings.connect_seconds)
-        self._traced = tracing.transport(self._transport)
+        self._connections = Connections(settings.concurrency + settings.streams)
+        self._transport = tracing.transport(self._connections)
         idle = settings.idle_seconds
         self._timeouts = {"connect": settings.connect_seconds, "read": idle, "write": idle, "pool": None}
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        await self._connections.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; what goes wrong before the answer has begun is a `Problem`."""
@@ -55,7 +51,7 @@ class Proxy:
             raise Problem(405, "this method is not passed on", {"allow": _PASSED_METHODS})
         route = self._table.find(scope["raw_path"])
         scope["http.route"] = route.prefix
-        if self._busy + self._transport.left >= self._settings.concurrency:
+        if self._busy >= self._settings.concurrency:
             raise Problem(503, "too many requests are under way", {"retry-after": "1"})
         self._busy += 1
         place, caller = _Place(self), Caller(receive, sends=has_body(scope["headers"]))
@@ -95,7 +91,7 @@ class Proxy:
         while candidates:
             address = candidates.popleft()
             try:
-                return await self._traced.handle_async_request(self._request(scope, caller, address))
+                return await self._transport.handle_async_request(self._request(scope, caller, address))
             except _REFUSING as error:
                 why = error
                 address.refuse(self._settings.skip_seconds)

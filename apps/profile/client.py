@@ -18,7 +18,6 @@ from commontrip.httpx import BreakerTransport, retry_after
 
 logger = logging.getLogger("apps.auth_client")
 
-KEEP_ALIVE = 4.0  # seconds; shorter than the server's, so that we never write to a connection it is closing
 _REFUSED = (403, 404, 410)
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "commontrip-profile"}
 _QUIET = 60.0  # seconds between two log lines about the same
@@ -39,7 +38,7 @@ class AuthClient:
     def __init__(self, settings: Settings, breaker: Breaker | None, replica: str, tracing: Tracing) -> None:
         connecting = settings.auth_connect_seconds
         most = settings.auth_connections
-        checked = CheckedTransport(tracing.transport(Connections(most, KEEP_ALIVE)), settings.auth_timeout_seconds)
+        checked = CheckedTransport(tracing.transport(Connections(most)), settings.auth_timeout_seconds)
         self._transport = BreakerTransport(breaker, checked) if breaker else checked
         self._users = f"{str(settings.auth_url).rstrip('/')}/users/"
         patience = settings.auth_timeout_seconds

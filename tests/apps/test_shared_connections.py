@@ -127,6 +127,30 @@ async def test_idle_connections_are_closed(upstream: Upstream) -> None:
     await connections.aclose()
 
 
+async def test_connections_age(upstream: Upstream) -> None:
+    """One that is always busy is replaced when it is old, by none that is as old, and no place is lost with it."""
+    connections = Connections(1, age=0.2)
+    until = asyncio.get_running_loop().time() + 0.5
+    while asyncio.get_running_loop().time() < until:
+        assert await ask(connections, upstream, pool=0.1) == upstream.body
+    assert 3 <= upstream.made <= 6
+    await eventually(lambda: upstream.open == 1, "the old ones to be closed")
+    await connections.aclose()
+
+
+async def test_each_origin_has_its_own(upstream: Upstream) -> None:
+    """A connection leads to where it was made for, and those to one origin are kept while others are asked."""
+    other = Upstream()
+    other.body = b"other"
+    connections = Connections(1)
+    async with other.serving():
+        for _ in range(3):
+            assert await ask(connections, upstream) == upstream.body
+            assert await ask(connections, other) == b"other"
+        assert (upstream.made, other.made) == (1, 1)
+        await connections.aclose()
+
+
 async def test_body_closed_early(upstream: Upstream) -> None:
     """A body that nobody reads to its end costs no place either, and its connection is not used again."""
     upstream.body = b"x" * 1_000_000

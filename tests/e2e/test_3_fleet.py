@@ -62,6 +62,22 @@ def test_killed_with_a_probe(release: Release, seen: Seen) -> None:
     release.scale("profile", 3)
 
 
+def test_new_replicas_get_their_share(release: Release, seen: Seen) -> None:
+    """Replicas that come while others are busy are asked too, though all connections were made before they came."""
+    with release.caller.load(release.user, callers=12) as load:
+        answered = release.caller.answered()
+        until("connections to be in use", lambda: release.caller.answered() > answered + 100, 20)
+        before = release.asked()
+        began = time.monotonic()
+        release.scale("profile", 5)
+        pods = {pod["metadata"]["name"] for pod in release.pods("profile")}
+        until("all to be asked", lambda: pods <= set(+(release.asked() - before)), 120)
+    took = time.monotonic() - began
+    seen(f"5 replicas of profile, and each asked auth {took:.1f} s after they were ordered; {load}")
+    assert load.failures == []
+    release.scale("profile", 3)
+
+
 def test_ready_without_redis_and_auth(release: Release, seen: Seen) -> None:
     """Without Redis and without auth every pod stays ready, and is not restarted; clients get answers."""
     names = {pod["metadata"]["name"] for service in ("gateway", "profile") for pod in release.pods(service)}
