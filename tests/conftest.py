@@ -20,8 +20,13 @@ hypothesis.settings.load_profile("commontrip")
 
 
 def pytest_configure() -> None:
-    """End a terminated run as Ctrl-C does, so that it leaves no server behind."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End a terminated run as Ctrl-C does, so that it leaves no server behind.
+
+    Under nohup, or behind an `&`, signals are ignored, and whatever a test starts would inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
