@@ -14,6 +14,7 @@ import pytest
 from commontrip import (
     AllOf,
     AnyOf,
+    Applied,
     Breakers,
     ConsecutiveFailures,
     Cooldown,
@@ -268,6 +269,22 @@ async def test_an_override_is_shown_with_its_note_and_its_end(house: House) -> N
         assert made[-1]["epoch"] == known(watcher, "auth")["held"]["epoch"]
         await house.breakers.get("auth").override(None, author="ann", reason="over")
         assert await until(watcher, "auth", "ordered", lambda left: left is None) is None
+
+
+async def test_a_note_that_is_known_stays(house: House) -> None:
+    """A look may be faster than this process's own word of the same transition, which knows no note."""
+    await house.start("auth")
+    auth = house.breakers.get("auth")
+    async with house.watcher() as watcher:
+        await auth.override(Override.OBSERVE, author="ann", reason="drill", seconds=60)
+        await until(watcher, "auth", "made", lambda made: bool(made) and bool(made[-1].get("note")))
+        transition = auth.snapshot.transition
+        assert transition
+        house.board.on_transition(Applied(breaker="auth", transition=transition, made=True, applied_at=house.clock()))
+        async with house.watcher() as latecomer:
+            for each in (watcher, latecomer):
+                made = await until(each, "auth", "made", bool)
+                assert (made[-1]["epoch"], made[-1]["note"]) == (str(transition.epoch), "ann: drill")
 
 
 async def test_all_clients_are_told_the_same_bytes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

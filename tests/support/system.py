@@ -104,8 +104,9 @@ class Service(Started):
 
     def close(self) -> None:
         """Kill it, if it still runs."""
-        if self._process and self.exit_status is None:
-            self.kill()
+        if self._process:
+            self._process.kill()  # it may be about to end by itself
+            self._process.wait(30)
         _running.discard(self)
         _given.difference_update((self.port, self.metrics_port))
 

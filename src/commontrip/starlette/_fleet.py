@@ -83,10 +83,15 @@ class Fleet:
         self.add(circuit.name, [made(one, note) for one, note in found], since=since, most=most)
 
     def add(self, name: str, found: Iterable[Parts], *, since: float, most: int = _MOST) -> None:
-        """Add transitions to the past and to the news; forget those before `since` (Unix s) and beyond `most`."""
+        """Add transitions to the past and to the news; forget those before `since` (Unix s) and beyond `most`.
+
+        A note that is known stays: a look can be faster than this process's own word of the same transition.
+        """
         past, news = self.past.get(name, {}), self.news.setdefault(name, {})
-        for one in found:
-            if one["since"] >= since and past.get(one["epoch"]) != one:
+        for told in found:
+            before = past.get(told["epoch"], {})
+            one = before | told
+            if one["since"] >= since and before != one:
                 news[one["epoch"]] = past[one["epoch"]] = one
         young = [one for one in past.values() if one["since"] >= since]
         young.sort(key=lambda one: (one["since"], one["number"]))
