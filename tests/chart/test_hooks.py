@@ -75,6 +75,13 @@ def test_the_script_gets_every_variable_that_it_reads() -> None:
 _STATES = {"CLOSED", "OPEN"}
 
 
+def test_the_pods_go_where_profile_goes() -> None:
+    """Where nodes are tainted, or of several kinds, they are scheduled like the pods whose image they have."""
+    where = {"nodeSelector": {"kind": "arm"}, "tolerations": [{"key": "spot"}], "priorityClassName": "high"}
+    for pod in render(merged(_FAULTS, {"profile": where})).all("Pod"):
+        assert {key: pod["spec"][key] for key in where} == where
+
+
 @pytest.mark.parametrize(("most", "seconds"), [(600, "60"), (30.5, "30.5")])
 def test_the_fault_is_no_longer_than_auth_allows(most: float, seconds: str) -> None:
     """A minute, or the longest that there may be."""

@@ -181,6 +181,9 @@ def test_the_chart_takes_skaffolds_values(skaffold: Object, profiles: tuple[str,
     for forward in skaffold["portForward"]:
         assert rendered.one("Service", forward["resourceName"])["spec"]["ports"][0]["port"] == forward["port"]
         assert forward["namespace"] == release["namespace"]
+    [kind] = load(ROOT / "kind-config.yaml")
+    mapped = {mapping["hostPort"] for node in kind["nodes"] for mapping in node.get("extraPortMappings", [])}
+    assert not mapped & {forward["localPort"] for forward in skaffold["portForward"]}
     assert rendered.has("Deployment", "demo-redis") == ("external-redis" not in profiles)
 
 

@@ -8,6 +8,7 @@ from tests.chart.rendering import SERVICES, Object, Rendered, render
 
 _PART = "app.kubernetes.io/component"
 _PORTS = {"gateway": 8080, "profile": 8081, "auth": 8082}
+_NAMES = {("*", 53), ("*", 5353)}
 FAULTS = {"auth": {"faults": {"enabled": True}}}
 
 
@@ -29,7 +30,7 @@ def _rules(rendered: Rendered, name: str, direction: str) -> set[tuple[str, int]
 
 def test_the_call_graph_is_let_through_and_nothing_else() -> None:
     """Client → gateway → profile → auth; profile → Redis; DNS for all; metrics to scrapers."""
-    rendered, names = render(), {("*", 53)}
+    rendered, names = render(), _NAMES
     assert _rules(rendered, "gateway", "ingress") == {("*", 8080), ("*", 9090)}
     assert _rules(rendered, "gateway", "egress") == names | {("profile", 8081)}
     assert _rules(rendered, "profile", "ingress") == {("gateway", 8081), ("test", 8081), ("*", 9090)}
@@ -64,7 +65,7 @@ def test_the_policies_name_ports_that_are_there() -> None:
     """Ports in rules are those of the containers, where they are set to others too."""
     values: dict[str, Any] = {"profile": {"port": 18081}, "server": {"metricsPort": 19090}}
     rendered = render(values)
-    assert _rules(rendered, "gateway", "egress") == {("*", 53), ("profile", 18081)}
+    assert _rules(rendered, "gateway", "egress") == _NAMES | {("profile", 18081)}
     assert {port["containerPort"] for port in rendered.container("demo-profile")["ports"]} == {18081, 19090}
     assert _rules(rendered, "profile", "ingress") == {("gateway", 18081), ("test", 18081), ("*", 19090)}
 
@@ -91,13 +92,19 @@ def test_telemetry_may_leave_where_it_is_sent(endpoint: str, port: int) -> None:
         ({"url": "redis://redis.test"}, {6379}),
         ({"urlKey": "url", "existingSecret": "x", "port": 6390}, {6390}),
         ({"sentinel": {"hosts": ["a:26379", "b:26380"], "masterName": "m"}}, {6379, 26379, 26380}),
+        ({"sentinel": {"hosts": ["a"], "masterName": "m"}}, {6379, 26379}),
         ({"cluster": {"nodes": ["a:7001", "b:7002"]}}, {6379, 7001, 7002}),
+        ({"cluster": {"nodes": ["a"]}, "port": 7000}, {6379, 7000}),
+        ({"url": "redis+sentinel://a:26380,b/m?db=1"}, {6379, 26379, 26380}),
+        ({"url": "rediss+cluster://a:7001,b:7002", "port": 7001}, {7001, 7002}),
+        ({"url": "redis://[fd00::1]:6380/0"}, {6380}),
+        ({"url": "redis://[fd00::1]"}, {6379}),
     ],
 )
 def test_an_external_redis_may_be_reached_at_its_ports(outer: dict[str, Any], ports: set[int]) -> None:
     """Wherever it is, if nothing is said; and there is no Redis of the chart's own."""
     rendered = render({"redis": {"enabled": False}, "externalRedis": outer})
-    assert _rules(rendered, "profile", "egress") == {("*", 53), ("auth", 8082)} | {("*", port) for port in ports}
+    assert _rules(rendered, "profile", "egress") == _NAMES | {("auth", 8082)} | {("*", port) for port in ports}
     assert not rendered.has("Deployment", "demo-redis")
 
 
@@ -122,7 +129,7 @@ def test_policies_can_be_left_out() -> None:
     assert rendered.all("NetworkPolicy") == []
 
 
-@pytest.mark.parametrize("release", ["demo", "a" * 53])
+@pytest.mark.parametrize("release", ["demo", "on", "a" * 53])
 @pytest.mark.parametrize("override", ["", "shop-front"])
 def test_addresses_lead_to_services_that_exist(release: str, override: str) -> None:
     """Gateway names profile, profile names auth and Redis, as they are called; no name is too long."""
@@ -140,6 +147,7 @@ def test_addresses_lead_to_services_that_exist(release: str, override: str) -> N
         assert services[name] == int(port)
     for found in rendered.objects:
         assert len(found["metadata"]["name"]) <= 63
+        assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == release
 
 
 def test_a_headless_service_names_each_pod() -> None:

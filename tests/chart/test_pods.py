@@ -46,6 +46,18 @@ def test_every_pod_is_restricted(values: dict[str, Any]) -> None:
             assert not any("hostPort" in port for port in container.get("ports", ())), name
 
 
+def test_labels_for_all_are_on_everything() -> None:
+    """On every object and every pod, those of Redis and of helm test too; a pod's own go before them."""
+    values = {"global": {"commonLabels": {"team": "shop", "tier": "1"}}, "profile": {"podLabels": {"tier": "2"}}}
+    rendered = render(merged(VARIETY["faults"], values))
+    for found in rendered.objects:
+        assert found["metadata"]["labels"]["team"] == "shop", found["metadata"]["name"]
+    tiers = {name: metadata["labels"]["tier"] for name, metadata, _ in rendered.pods()}
+    assert tiers.pop("demo-profile") == "2"
+    assert len(tiers) == 5
+    assert set(tiers.values()) == {"1"}
+
+
 def test_images_are_read_only_and_tmp_is_not() -> None:
     """No process can change its program; there is a small place for files."""
     for name, _, pod in render(VARIETY["faults"]).pods():

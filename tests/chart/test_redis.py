@@ -2,6 +2,9 @@
 
 import base64
 import hashlib
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +48,51 @@ def test_a_generated_password_is_one_for_all() -> None:
         metadata = rendered.one("Deployment", name)["spec"]["template"]["metadata"]
         assert metadata["annotations"]["checksum/password"] == hashlib.sha256(password).hexdigest()
     assert rendered.environment("demo-profile")["REDIS_PASSWORD"] == _secret("demo-redis", "password")
+
+
+def test_an_image_by_tag_and_digest_makes_a_label_that_kubernetes_takes() -> None:
+    """A label has no @ and no more than 63 characters; the image is what was said."""
+    tag = f"8.0-{'x' * 70}@sha256:{'0' * 64}"
+    rendered = render({"redis": {"image": {"tag": tag}}})
+    assert rendered.container("demo-redis")["image"] == f"redis:{tag}"
+    assert rendered.one("Deployment", "demo-redis")["metadata"]["labels"]["app.kubernetes.io/version"] == tag[:63]
+
+
+@pytest.mark.parametrize(
+    ("answer", "alive", "ready"),
+    [
+        ("PONG", True, True),
+        ("LOADING Redis is loading the dataset in memory", True, False),
+        (
+            "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+            True,
+            False,
+        ),
+        ("BUSY Redis is busy running a script.", True, False),
+        ("NOAUTH Authentication required.", False, False),
+        ("Could not connect to Redis at 127.0.0.1:6379: Connection refused", False, False),
+    ],
+)
+def test_redis_is_restarted_only_for_what_a_restart_mends(
+    tmp_path: Path, answer: str, *, alive: bool, ready: bool
+) -> None:
+    """A server that loads its file, cannot write it, or runs a script is alive, and gets no new requests."""
+    client = tmp_path / "redis-cli"
+    client.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
+    client.chmod(0o755)
+    rendered, found = render(), {}
+    for name in ("alive", "ready"):
+        command = ["sh", "-c", rendered.config("demo-redis")[f"{name}.sh"]]
+        done = subprocess.run(command, env={"PATH": f"{tmp_path}:{os.defpath}"}, timeout=10, check=False)
+        found[name] = done.returncode == 0
+    assert found == {"alive": alive, "ready": ready}
+    probes = rendered.container("demo-redis")
+    asked = {kind: probes[f"{kind}Probe"]["exec"]["command"][-1] for kind in ("startup", "liveness", "readiness")}
+    assert asked == {
+        "startup": "/etc/redis/alive.sh",
+        "liveness": "/etc/redis/alive.sh",
+        "readiness": "/etc/redis/ready.sh",
+    }
 
 
 def test_no_two_generated_passwords_are_the_same() -> None:

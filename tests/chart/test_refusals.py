@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import helm_python
 import pytest
 
+from commontrip.redis import RedisStore
 from tests.chart.rendering import CHART, REDIS, nested, refusal, render
 from tests.chart.values import groups
 
+_INSTANCE = "app.kubernetes.io/instance"
 _OUTSIDE = {"redis": {"enabled": False}}
 
 
@@ -25,7 +28,9 @@ def _outer(**outer: Any) -> dict[str, Any]:
         (_outer(host="a", url="redis://b"), "externalRedis.url and externalRedis.host are set: one of them says"),
         (_outer(url="redis://:pw@b"), "externalRedis.url must hold neither user nor password: put the whole address"),
         (_outer(url="htp://b"), "externalRedis.url must be redis://host:port/database"),
-        (_outer(url="redis://"), "externalRedis.url must be redis://host:port/database"),
+        (_outer(url="redis://b?password=pw"), "externalRedis.url must hold no password"),
+        (_outer(url="redis://b:70000"), "externalRedis: a port is 1 to 65535, not 70000"),
+        (_outer(cluster={"nodes": ["a:0"]}), "externalRedis: a port is 1 to 65535, not 0"),
         (_outer(urlKey="url"), "externalRedis.urlKey names a key, but externalRedis.existingSecret names no Secret"),
         (_outer(host="a", usernameKey="u"), "externalRedis.usernameKey names a key, but"),
         (_outer(sentinel={"hosts": ["a:1"]}), "externalRedis.sentinel.masterName is missing"),
@@ -44,6 +49,12 @@ def _outer(**outer: Any) -> dict[str, Any]:
             nested("auth.autoscaling", {"enabled": True, "minReplicas": 11}),
             "auth.autoscaling.minReplicas (11) must be at most maxReplicas (10)",
         ),
+        (
+            nested("profile", {"serviceAccount": {"name": "one"}})
+            | nested("auth", {"serviceAccount": {"name": "one"}}),
+            "auth.serviceAccount.name (one) is made for another service already: say auth.serviceAccount.create=false",
+        ),
+        (nested("serviceMonitor.timeoutSeconds", 20), "serviceMonitor.timeoutSeconds (20) must be at most intervalSec"),
         (nested("server.metricsPort", 8081), "profile.port and server.metricsPort are both 8081"),
         (nested("gateway.service.nodePort", 30080), "gateway.service.nodePort needs gateway.service.type=NodePort"),
         (nested("gateway.httpRoute.enabled", value=True), "gateway.httpRoute.parentRefs is missing"),
@@ -52,6 +63,51 @@ def _outer(**outer: Any) -> dict[str, Any]:
 def test_what_does_not_go_together_is_refused_with_a_sentence(values: dict[str, Any], sentence: str) -> None:
     """It names the values and the fix."""
     assert sentence in refusal(values)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://", "redis:///0", "redis://h:abc", "redis://h:", "redis://h/x", "redis://h/0/1", "redis://a b"),
+        *("redis+sentinel://h", "redis+sentinel://h/", "redis+sentinel://h:x/m", "redis+sentinel://,/m"),
+        *("redis+cluster://h:1/3", "redis+cluster://h,", "redis+cluster://h?db=1", "htp://b", "unix:///socket"),
+    ],
+)
+def test_what_is_no_address_of_redis_is_refused(url: str) -> None:
+    """What the services would refuse when they start is refused before: nothing is installed that cannot run."""
+    assert "externalRedis.url must be redis://host:port/database" in refusal(_outer(url=url))
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        {"url": "redis://h"},
+        {"url": "rediss://h.test:6380/2?ssl_cert_reqs=none"},
+        {"url": "redis://[fd00::1]:6380/0"},
+        {"url": "redis+sentinel://a,b:26380/main?db=1"},
+        {"url": "rediss+cluster://a:7001,b"},
+        {"host": "[fd00::1]"},
+        {"sentinel": {"hosts": ["a", "[fd00::1]:26379"], "masterName": "main"}},
+        {"cluster": {"nodes": ["a", "b:7001"]}},
+    ],
+)
+def test_what_is_an_address_of_redis_is_taken_by_the_services(outer: dict[str, Any]) -> None:
+    """The address that a service is told is one that the library takes."""
+    RedisStore.from_url(render(_outer(**outer)).environment("demo-profile")["REDIS_URL"])
+
+
+@pytest.mark.parametrize(
+    ("release", "values", "way_out"),
+    [("1a", {}, "fullnameOverride"), ("a.b", {"fullnameOverride": "ab"}, "redis.fullnameOverride")],
+)
+def test_a_release_whose_name_no_service_can_have_is_refused(
+    release: str, values: dict[str, Any], way_out: str
+) -> None:
+    """Helm takes names that begin with a digit or have a dot; Services do not."""
+    with pytest.raises(helm_python.HelmError, match=rf"cannot be a Service's name.*or set {way_out}"):
+        render(values, release=release)
+    rendered = render({"fullnameOverride": "ab", "redis": {"fullnameOverride": "ab-redis"}}, release=release)
+    assert {found["metadata"]["labels"]["app.kubernetes.io/instance"] for found in rendered.objects} == {release}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +128,26 @@ def test_what_does_not_go_together_is_refused_with_a_sentence(values: dict[str, 
         (nested("redis.prefix", "a:b"), "'/prefix'"),
         (nested("redis.evict", value=True), "additional properties 'evict' not allowed"),
         (nested("redis.auth.username", "a b"), "'/auth/username'"),
+        (nested("redis.persistence.size", "5K"), "'/persistence/size': '5K' does not match pattern"),
+        (_outer(host="redis://r"), "'/externalRedis/host': 'redis://r' does not match pattern"),
+        (_outer(host="r:6380"), "'/externalRedis/host'"),
+        (_outer(host="u:pw@r"), "'/externalRedis/host'"),
+        (_outer(host="fd00::1"), "'/externalRedis/host'"),
+        (_outer(sentinel={"hosts": ["u:p@a:1"], "masterName": "m"}), "'/externalRedis/sentinel/hosts/0'"),
+        (_outer(cluster={"nodes": ["a:b"]}), "'/externalRedis/cluster/nodes/0'"),
+        (nested("profile.auth.url", "http://a b"), "'/profile/auth/url'"),
+        (nested("profile.auth.url", "http://me:pw@a"), "'/profile/auth/url'"),
+        (nested("gateway.routes", {"/a": ["http://a?x=1"]}), "'/gateway/routes/~1a/0'"),
+        (nested("telemetry.resourceAttributes", {"a": "b,c=d"}), "'/telemetry/resourceAttributes/a'"),
+        (
+            nested("global.commonLabels", {_INSTANCE: "x"}),
+            "'/global/commonLabels/app.kubernetes.io~1instance': false schema",
+        ),
+        (
+            nested("profile.podLabels", {_INSTANCE: "x"}),
+            "'/profile/podLabels/app.kubernetes.io~1instance': false schema",
+        ),
+        (nested("redis.podLabels", {_INSTANCE: "x"}), "'/podLabels/app.kubernetes.io~1instance': false schema"),
     ],
 )
 def test_what_is_no_value_is_refused_by_the_schema(values: dict[str, Any], words: str) -> None:

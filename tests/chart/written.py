@@ -16,6 +16,7 @@ from tests.chart.values import Value, groups, leaves
 
 RENDERED = ROOT / "k8s/rendered"
 _TABLE = re.compile(r"(<!-- values -->\n).*?(<!-- end of values -->)", re.DOTALL)
+_RIGHTS = re.compile(r"(<!-- rights -->\n).*?(<!-- end of rights -->)", re.DOTALL)
 _KEY = re.compile(r"( *)([A-Za-z]+):")
 _HEAD = "# yaml-language-server: $schema=values.schema.json\n# What each key means, with unit and range: README.md.\n"
 _SAYS = "# The chart with its own values, by `python -m tests.chart.written`: change the chart, not this file.\n"
@@ -56,7 +57,15 @@ def _with_table(chart: Path) -> str:
     rows = ["| value | default | what it is |", "|---|---|---|"]
     rows += [f"| {name} | {default} | {_cell(text)} |" for name, default, text in _rows(leaves(chart))]
     text = (chart / "README.md").read_text()
+    text = _RIGHTS.sub(lambda found: f"{found[1]}```text\n{_rights()}\n```\n{found[2]}", text)
     return _TABLE.sub(lambda found: f"{found[1]}{chr(10).join(rows)}\n{found[2]}", text)
+
+
+def _rights() -> str:
+    """Return the command that gives a user of another Redis the rights that the chart's own has."""
+    rules = render().config("demo-redis")["users.acl"].splitlines()[1].split()[4:]
+    words = f"ACL SETUSER commontrip on >password {' '.join(rules)}"
+    return " \\\n  ".join(textwrap.wrap(words, 100, break_on_hyphens=False))
 
 
 def _rows(values: list[Value]) -> list[tuple[str, str, str]]:

@@ -16,9 +16,15 @@ def trips(release: Release) -> set[str]:
     return {known["trip"] for known in release.fleet().values()}
 
 
+def memory(release: Release) -> tuple[object, set[str]]:
+    """Return the password that was generated, and the pods of Redis, by what no other pod will ever be called."""
+    secret = release.namespace.get("secret", f"{release.name}-redis")
+    return secret["data"], {pod["metadata"]["uid"] for pod in release.pods("redis")}
+
+
 def test_upgrade_and_rollback(release: Release, seen: Seen) -> None:
     """Under steady load new thresholds are rolled out and back: no request fails, and afterwards they hold."""
-    before = trips(release)
+    before, kept = trips(release), memory(release)
     for what in ("upgrade", "rollback"):
         with release.caller.load(release.user) as load:
             if what == "upgrade":
@@ -32,6 +38,7 @@ def test_upgrade_and_rollback(release: Release, seen: Seen) -> None:
         assert set(load.sources) == {"live"}
         assert not done.warnings
         assert (after == before) == (what == "rollback")
+        assert memory(release) == kept, "Redis has another password, or another pod: what it held is gone"
         assert after == before or {("0.4" in trip, "12" in trip) for trip in after} == {(True, True)}
 
 

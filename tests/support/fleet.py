@@ -244,7 +244,7 @@ async def history(url: str, prefix: str, breaker: str) -> list[Transition]:
     """Return the transitions that the stream holds, the oldest first."""
     store = RedisStore.from_url(url, prefix=prefix)
     try:
-        found = await store.history(breaker, 1000)
+        found = await store.history(breaker, 10_000)
     finally:
         with contextlib.suppress(OSError):
             await store.aclose()

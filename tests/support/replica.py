@@ -196,7 +196,8 @@ class Replica:
         self._budget = settings.get("store_budget", self._budget)
         self._client = Client(port, name)
         self._stack.callback(self._client.close)
-        store = commontrip.redis.RedisStore.from_url(url, prefix=prefix)
+        # Longer than any test's: on a slow machine more is made before the last look at it.
+        store = commontrip.redis.RedisStore.from_url(url, prefix=prefix, history=10_000)
         fleet = Breakers(store, listeners=[Telling()], replica=name, **settings)
         await self._stack.enter_async_context(fleet)
         for breaker, policy in policies.items():

@@ -24,7 +24,9 @@ def say(*words: object) -> None:
 
 def ask(url: str, method: str = "GET", body: object = None) -> tuple[int, Any]:
     """Return status and JSON, whatever the status is."""
-    headers = {"content-type": "application/json", **({"authorization": f"Bearer {TOKEN}"} if TOKEN else {})}
+    headers = {"content-type": "application/json"}
+    if TOKEN and url.startswith(AUTH):
+        headers["authorization"] = f"Bearer {TOKEN}"
     data = json.dumps(body).encode() if body else None
     request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - an address of the chart's own
     try:
@@ -62,8 +64,8 @@ def until(what: str, condition: Callable[[], Any]) -> None:
             sys.exit(f"not within the time: {what}; {trouble or fleet()}")
         try:
             found, trouble = condition(), ""
-        except OSError as error:
-            trouble = str(error)
+        except (OSError, ValueError, KeyError) as error:  # nobody there, no JSON, or a problem instead of an answer
+            trouble = repr(error)
         time.sleep(0.02)
     say(f"{time.monotonic() - began:6.2f} s until {what}:", *found)
 

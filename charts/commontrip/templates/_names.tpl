@@ -21,7 +21,7 @@ http://{{ include "commontrip.name" . }}:{{ int (index .root.Values .component).
 {{/* By which a Service, a policy or a Deployment finds the pods of a component. */}}
 {{- define "commontrip.selector" -}}
 app.kubernetes.io/name: commontrip
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
@@ -37,7 +37,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{ include "commontrip.selector" . }}
 app.kubernetes.io/part-of: commontrip
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-{{- with .root.Values.commonLabels }}
+{{- with .root.Values.global.commonLabels }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}

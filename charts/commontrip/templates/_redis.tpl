@@ -58,14 +58,23 @@ REDIS_PREFIX: {{ include "commontrip.redis.prefix" . | quote }}
 {{- end }}
 {{- end }}
 
-{{/* Ports at which Redis may be, for the policies: a JSON list. */}}
+{{/* Ports at which Redis may be, for the policies: those of the address, and of where Sentinels or nodes lead to. */}}
 {{- define "commontrip.redis.ports" -}}
 {{- $outer := .Values.externalRedis }}
-{{- $ports := list $outer.port }}
-{{- if .Values.redis.enabled }}{{ $ports = list .Values.redis.port }}{{ end }}
-{{- range concat $outer.sentinel.hosts $outer.cluster.nodes }}
-{{- with regexFind ":[0-9]+$" . }}{{ $ports = append $ports (trimPrefix ":" . | int) }}{{ end }}
+{{- $url := include "commontrip.redis.url" . }}
+{{- $ports := list }}
+{{- if or $outer.urlKey (contains "+" (splitList ":" $url | first)) }}{{ $ports = list (int $outer.port) }}{{ end }}
+{{- if .Values.redis.enabled }}{{ $ports = list (int .Values.redis.port) }}
+{{- else if not $outer.urlKey }}
+{{- range include "commontrip.redis.places" . | splitList "," }}
+{{- $usual := ternary 26379 6379 (contains "+sentinel:" $url) }}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default $usual | int) }}
 {{- end }}
-{{- with regexFind ":[0-9]+(/|\\?|$)" $outer.url }}{{ $ports = list (trimPrefix ":" . | regexFind "[0-9]+" | int) }}{{ end }}
-{{- range $index, $port := $ports }}{{ if $index }},{{ end }}{{ int $port }}{{ end }}
+{{- end }}
+{{- $ports | uniq | join "," }}
+{{- end }}
+
+{{/* The places in that address, such as a:26379,b:26379. */}}
+{{- define "commontrip.redis.places" -}}
+{{- include "commontrip.redis.url" . | regexFind "//[^/?]+" | trimPrefix "//" -}}
 {{- end }}

@@ -22,8 +22,8 @@ start.sh: |
   sed "s/@PASSWORD@/$hash/" /etc/redis/users.acl >/run/redis/users.acl
   exec redis-server /etc/redis/redis.conf
 alive.sh: |
-  # Loading its file is no reason to be restarted.
-  case "$(redis-cli -p {{ int64 .Values.port }} --user {{ .Values.auth.username }} ping 2>&1)" in PONG | LOADING*) ;; *) exit 1 ;; esac
+  # What a restart would not mend is no reason for one: it loads its file, cannot write it, or runs a script.
+  case "$(redis-cli -p {{ int64 .Values.port }} --user {{ .Values.auth.username }} ping 2>&1)" in PONG | LOADING* | MISCONF* | BUSY*) ;; *) exit 1 ;; esac
 ready.sh: |
   [ "$(redis-cli -p {{ int64 .Values.port }} --user {{ .Values.auth.username }} ping 2>&1)" = PONG ]
 {{- end }}

@@ -5,7 +5,7 @@
 
 {{- define "redis.selector" -}}
 app.kubernetes.io/name: redis
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: redis
 {{- end }}
 
@@ -13,9 +13,12 @@ app.kubernetes.io/component: redis
 {{- define "redis.labels" -}}
 {{ include "redis.selector" . }}
 app.kubernetes.io/part-of: commontrip
-app.kubernetes.io/version: {{ .Values.image.tag | quote }}
+app.kubernetes.io/version: {{ .Values.image.tag | splitList "@" | first | trunc 63 | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with (.Values.global).commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{/* A digest beats the tag. */}}
