@@ -32,9 +32,12 @@ from commontrip import (
     Policy,
     Report,
     State,
+    _line,
 )
 
-_HOPS = 5  # turns of the loop from a timer to its caller, and some to spare
+# Turns of the loop from a timer to its caller, with some to spare; and those that a call takes, each of the two times
+# that it may ask, to see what has arrived while the loop itself stood still. On a quiet machine a millisecond in all.
+_HOPS = 5 + 2 * _line._TURNS
 
 
 class Failed(Exception):  # noqa: N818 - what the dependency did
