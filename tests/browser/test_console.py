@@ -138,6 +138,8 @@ async def test_the_replicas_and_the_past_are_shown(services: Services, pages: Pa
     await expect(replicas.locator("tbody tr")).to_have_count(2)
     await expect(replicas).to_contain_text("r1 (this one)")
     await expect(replicas.locator("tbody tr").nth(0)).to_contain_text("1 OPEN")
+    await expect(replicas.locator("tbody tr", has_text="r2")).to_contain_text("made it")
+    await expect(replicas.locator("tbody tr", has_text="r1")).to_contain_text(re.compile(r"after \d"))
     one.order(None, author="ann", reason="all is well")
     await expect(past.locator("tbody tr").nth(0)).to_contain_text("ann: all is well")
 
