@@ -142,6 +142,8 @@ class Circuit:
 
     def ended(self, outcome: Outcome, tally: Tally | None, error: str, *, probe: bool = False) -> None:
         """Keep the totals, tell who listens, and see whether that crossed the threshold."""
+        if not self.used:  # also by calls that count for nothing
+            self.touch()
         self.ledger.add(outcome, tallied=tally is not None)
         bad = outcome in (Outcome.FAILURE, Outcome.SLOW)
         if bad:
@@ -212,13 +214,13 @@ class Circuit:
 
     def armed(self, tally: Tally) -> None:
         """Hear of the first outcome in a tally."""
+        self.touch()
         if tally is not self.ledger.tally:  # of another epoch, or nothing counts now
             self.ledger.discard(tally)
             if tally is self.gate and self.knowledge.order is None:
                 self.arrange()
             return
         tally.armed = True
-        self.touch()
         self.replica.arm(self)
 
     def report(self, kind: str, text: str) -> None:

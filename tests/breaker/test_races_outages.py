@@ -6,10 +6,19 @@ from collections.abc import Callable
 
 import pytest
 
-from commontrip import Breaker, Breakers, CircuitOpenError, ConsecutiveFailures, FailureCount, Outcome, State
+from commontrip import (
+    Breaker,
+    Breakers,
+    CircuitOpenError,
+    ConsecutiveFailures,
+    FailureCount,
+    Outcome,
+    Override,
+    State,
+)
 from commontrip._calls import Call
 from commontrip.redis import RedisStore
-from tests.breaker.members import Join, Member, joins, policy
+from tests.breaker.members import Join, Member, forget, joins, policy
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.unreliable_store import UnreliableStore
@@ -197,3 +206,37 @@ async def test_probes_that_run_fill_the_local_budget(redis_url: str, prefix: str
         a.store.refuse(1_000_000)
         assert await a.admitted(0.7) == []
         assert a.breaker.snapshot.local
+
+
+async def test_calls_that_count_for_nothing_are_use(join: Join, server: Server, prefix: str) -> None:
+    """A SET by hand is obeyed also by a replica whose callers all leave: that is use of the breaker too."""
+    async with join() as a:
+        await a.succeed()
+        await eventually(lambda: not used(a), "the first use to be forgotten")
+        leaving = asyncio.create_task(leave(a))
+        await eventually(lambda: used(a), "the breaker to be in use")
+        server.cli("SET", f"{prefix}:auth:state", "OPEN")
+        await eventually(lambda: a.breaker.state == State.OPEN, "the SET to be obeyed")
+        leaving.cancel()
+
+
+async def test_keys_lost_while_nothing_counts_are_written_again(join: Join, server: Server, prefix: str) -> None:
+    """A breaker that passes calls under DISABLED is in use: its keys, once deleted, come back."""
+    async with join() as a:
+        await a.breaker.override(Override.DISABLED, author="ann", reason="tests the brakes")
+        await eventually(lambda: not used(a), "the order to be forgotten")
+        forget(server, prefix)
+        await a.insists(lambda: server.cli("GET", f"{prefix}:auth:state") == "CLOSED", "the keys to come back")
+        assert (await a.breaker.read()).override == Override.DISABLED
+
+
+def used(member: Member) -> bool:
+    """Whether the breaker counts as in use."""
+    return member.breaker._circuit.replica.uses(member.breaker._circuit)
+
+
+async def leave(member: Member) -> None:
+    """Make calls whose callers all leave."""
+    while True:
+        (await member.breaker.admit()).end(Outcome.CANCELLED)
+        await asyncio.sleep(0.02)

@@ -126,8 +126,8 @@ MUTANTS = (
     Mutant(
         "failures sent ahead of successes",
         "_circuit.py",
-        "self.touch()\n        self.replica.arm(self)",
-        "self.touch()\n        self.replica.arm(self, hurry=tally.bad > 0)",
+        "tally.armed = True\n        self.replica.arm(self)",
+        "tally.armed = True\n        self.replica.arm(self, hurry=tally.bad > 0)",
         ("test_counting.py::test_t20_a_rate_far_below_the_threshold_never_trips",),
     ),
     Mutant(
