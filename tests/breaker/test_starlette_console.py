@@ -36,7 +36,7 @@ from commontrip._transition import Epoch
 from commontrip.redis import RedisStore
 from commontrip.starlette import BreakerRoutes, _fleet, _watch
 from commontrip.starlette._fleet import Fleet
-from commontrip.starlette._picture import gauges
+from commontrip.starlette._picture import gauges, parts
 from commontrip.testing import FakeClock
 from tests.breaker.site import ORDER, PATIENCE, POLICY, TOKEN, Site, Watcher, body_of, trip
 from tests.support.waiting import eventually
@@ -473,6 +473,26 @@ async def test_a_store_that_is_away_is_said_and_asked_again(house: House) -> Non
         assert not house.breakers.local
         house.store.away = False
         await eventually(lambda: watcher.events[-1]["data"]["answers"], "the store to be back")
+
+
+async def test_an_open_circuit_that_others_use_stays_open_without_the_store(redis_url: str, prefix: str) -> None:
+    """What the fleet said last of a breaker not used here is shown on; its counts are not, as they are old."""
+    store, others = (RedisStore.from_url(redis_url, prefix=prefix) for _ in range(2))
+    async with (
+        Breakers(store, replica="r1", store_budget=PATIENCE) as breakers,
+        Breakers(others, replica="r2", store_budget=PATIENCE) as theirs,
+    ):
+        await trip(theirs.get("auth", POLICY))
+        await eventually(lambda: theirs.get("auth").state == State.OPEN, "the circuit to open")
+        breakers.get("auth", POLICY)
+        (circuit,), fleet = breakers.circuits(), Fleet()
+        await fleet.look([circuit])
+        circuit.replica.line.down = True
+        await fleet.look([circuit])
+        said = parts(breakers.get("auth"), fleet.views["auth"], circuit.replica.line.now(), answers=fleet.answers)
+    assert (fleet.answers, said["state"], said["used"], said["local"]) == (False, "OPEN", False, True)
+    assert said["held"]["replica"] == "r2"
+    assert 0 < said["remaining"] <= 30
 
 
 async def test_in_local_mode_nothing_is_asked(house: House) -> None:

@@ -35,7 +35,10 @@ def policy(cooldown: float) -> Policy:
 
 
 class Site:
-    """The app; settings: url, prefix, replica, names of breakers, cooldown (s), token, mount, history, budget (s)."""
+    """The app; settings: url, prefix, replica, names of breakers, cooldown (s), token, mount, history, budget (s).
+
+    Breakers in `names` have been used, those in `idle` not.
+    """
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
@@ -61,6 +64,8 @@ class Site:
             for name in self._settings["names"]:
                 breaker = self.breakers.get(name, policy(self._settings.get("cooldown", 30.0)))
                 await self._one(breaker, "ok")
+            for name in self._settings.get("idle", []):
+                self.breakers.get(name)
             yield
             self._released.set()
 

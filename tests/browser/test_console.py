@@ -308,6 +308,48 @@ async def test_redis_lost_and_back_is_shown(services: Services, pages: Pages, re
     await state(page, "OPEN")
 
 
+async def test_with_redis_lost_what_the_fleet_said_last_is_shown(
+    services: Services, pages: Pages, redis: Server
+) -> None:
+    """A circuit that only others use stays as open as it was, and the rest of the page goes on."""
+    watched, other = services(url=redis.url, names=["own"], idle=["auth"]), services(url=redis.url)
+    page = await pages(watched.console)
+    await asyncio.to_thread(trip, other)
+    await state(page, "OPEN")
+    await expect(page.locator(f"{CARD} .who")).to_contain_text("epoch 1, made by r2")
+    await page.locator(f"{CARD} summary").nth(1).click()
+    redis.kill()
+    await expect(page.locator("#away:visible")).to_contain_text("Redis does not answer")
+    await asyncio.to_thread(trip, watched, "own")
+    await state(page, "OPEN", "own")
+    await state(page, "OPEN")
+    await expect(page.locator(f"{CARD} .flag")).to_contain_text("not used by this replica yet")
+
+
+TAPPED = """
+const Real = window.EventSource;
+window.opened = [];
+window.EventSource = class extends Real {
+  constructor(address) {
+    super(address);
+    window.opened.push(this);
+  }
+};
+"""
+
+
+async def test_what_the_page_cannot_take_in_makes_it_ask_for_all(services: Services, pages: Pages) -> None:
+    """After news that it does not understand the page begins again, instead of standing still half told."""
+    service = services()
+    page = await pages(service.console, before=TAPPED)
+    bad = 'new MessageEvent("change", { data: JSON.stringify({ breakers: { auth: { probes: null } } }) })'
+    await page.evaluate(f"window.opened[0].dispatchEvent({bad})")
+    await page.wait_for_function("() => window.opened.length === 2", timeout=6_000)
+    await asyncio.to_thread(trip, service)
+    await state(page, "OPEN")
+    await expect(page.locator("#source")).to_have_text("live from replica r1")
+
+
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_a_lost_stream_is_stale_and_comes_back(services: Services, pages: Pages, how: str) -> None:
     """Three seconds without news are said to be stale; the page connects again by itself and shows what is now so."""

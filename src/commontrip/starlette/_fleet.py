@@ -34,6 +34,7 @@ class Fleet:
         self.answers = True
         """Whether the store answered the last look."""
         self.views: dict[str, View] = {}
+        """What the store said last, also when it does not answer any more."""
         self.members: dict[str, dict[str, float | None]] = {}
         self.past: dict[str, Past] = {}
         self.news: dict[str, Past] = {}
@@ -47,8 +48,6 @@ class Fleet:
             await self._look(circuits if self.answers else [])
         except StoreUnavailableError:
             self.answers = False
-        if not self.answers:
-            self.views.clear()
 
     async def _look(self, circuits: list[Circuit]) -> None:
         if not circuits:

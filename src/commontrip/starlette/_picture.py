@@ -14,15 +14,15 @@ Parts = dict[str, Any]
 _NOTHING = View(status="", transition=None, now=0)
 
 
-def parts(breaker: Breaker, view: View | None, now: float) -> Parts:
+def parts(breaker: Breaker, view: View | None, now: float, *, answers: bool = True) -> Parts:
     """Return what is known now (Unix s by the store's clock): here, and in the fleet if `view` is what it said last.
 
     What the store said of another epoch than the one that holds here is left out, but a breaker that this replica has
-    not used yet is shown as the fleet has it.
+    not used yet is shown as the fleet has it. Counts of a store that no longer `answers` are left out, too.
     """
     known = breaker.snapshot
-    said = view.transition if view and not known.local else None
-    told = view if view and said and known.epoch in ("", str(said.epoch)) else _NOTHING
+    said = view.transition if view and not (known.local and known.transition) else None
+    told = view if answers and view and said and known.epoch in ("", str(said.epoch)) else _NOTHING
     held = known.transition or said
     state = held.state if held else known.state
     left = known.remaining if known.transition or not held else _left(held, held.until, now)

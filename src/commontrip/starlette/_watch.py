@@ -84,7 +84,7 @@ class Watch:
         """Return what is different from what was told, by breaker; None for one that is no more."""
         now, fleet, old = self._now(), self._fleet, self._told
         self._told = {
-            breaker.name: parts(breaker, fleet.views.get(breaker.name), now)
+            breaker.name: parts(breaker, fleet.views.get(breaker.name), now, answers=fleet.answers)
             | {"replicas": fleet.members.get(breaker.name)}
             for breaker, _ in self._shown()
         }

@@ -101,7 +101,7 @@ class Card {
     this.news ||= made.length > 0;
     this.render(parts);
     if (this.news) this.draw();
-    return before && before !== this.parts.state ? `${this.name} is ${this.parts.state}. ${why(this.parts.held)}` : "";
+    return before && before !== this.parts.state ? `${this.name} is ${this.parts.state}. ${this.parts.held ? why(this.parts.held) : ""}` : "";
   }
 
   get worry() {
@@ -168,8 +168,8 @@ class Card {
     const rows = Object.entries(replicas ?? {}).sort(([, a], [, b]) => (b ?? Infinity) - (a ?? Infinity));
     return table(["Replica", "Sees epoch", "Learned"], rows.map(([name, late]) => [
       said(name + (name === head.replica ? " (this one)" : "")),
-      late === null ? "has not said" : `${held.number} ${held.state}`,
-      late === null ? "came later, or has not heard" : name === held.replica ? "made it" : `after ${lag(late)}`,
+      late === null || !held ? "has not said" : `${held.number} ${held.state}`,
+      late === null ? "came later, or has not heard" : name === held?.replica ? "made it" : `after ${lag(late)}`,
     ]));
   }
 
@@ -313,12 +313,28 @@ function connect() {
   stream?.close();
   openedAt = performance.now();
   stream = new EventSource("events");
-  stream.addEventListener("picture", (event) => take(JSON.parse(event.data), true));
-  stream.addEventListener("change", (event) => take(JSON.parse(event.data), false));
+  stream.addEventListener("picture", (event) => hear(event, true));
+  stream.addEventListener("change", (event) => hear(event, false));
   // A broken stream comes back by itself, a refused one does not.
   stream.addEventListener("error", () => {
-    if (stream.readyState === EventSource.CLOSED) again = setTimeout(connect, 1000 + Math.random() * 1000);
+    if (stream.readyState === EventSource.CLOSED) later();
   });
+}
+
+function later() {
+  clearTimeout(again);
+  again = setTimeout(connect, 1000 + Math.random() * 1000);
+}
+
+// After what it could not take in the page does not know what it has missed: it asks for the whole picture.
+function hear(event, whole) {
+  try {
+    take(JSON.parse(event.data), whole);
+  } catch (error) {
+    console.error(error);
+    stream.close();
+    later();
+  }
 }
 
 function stale() {
