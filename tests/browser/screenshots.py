@@ -82,6 +82,7 @@ async def probe(story: Story, service: Service) -> None:
     await save(page, "half-open")
     await asyncio.to_thread(service.post, "/release")
     await page.click("#circuit-auth header button")
+    await page.check("#order input[value=FORCED_OPEN]")
     await page.fill("#order-author", "ada")
     await page.fill("#order-reason", "auth is being moved")
     await save(page, "order")

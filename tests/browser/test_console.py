@@ -9,12 +9,12 @@ import socket
 import statistics
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, Request, expect
+from playwright.async_api import Error, Page, Request, Route, expect
 
 from tests.browser.conftest import Pages, Services
 from tests.browser.running import TOKEN, Service, write_past
@@ -241,6 +241,46 @@ async def test_an_order_needs_the_token_and_is_shown(services: Services, pages: 
     assert "correct" not in kept
 
 
+async def test_no_order_is_chosen_beforehand(services: Services, pages: Pages) -> None:
+    """Whoever gives an order has chosen it: the form begins with none, also after another one."""
+    service = services()
+    page = await pages(service.console)
+    await fill(page, TOKEN)
+    await page.click("#order-cancel")
+    await page.click(f"{CARD} header button")
+    await expect(page.locator("#order input:checked")).to_have_count(0)
+    await page.click("#order-send")
+    assert await page.evaluate("document.activeElement.name") == "override", "the browser asks for one"
+    assert service.get("/breakers")[0]["override"] is None
+
+
+async def test_a_late_answer_is_not_anothers(services: Services, pages: Pages) -> None:
+    """What becomes of an order after its form was closed changes nothing in the form of another circuit."""
+    page, held = await pages(services(names=["auth", "b"]).console), list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    await page.route("**/override?*", hold)
+    await fill(page, TOKEN)
+    await page.click("#order-send")
+    await eventually(lambda: len(held) == 1, "the order to be on its way")
+    await page.click("#order-cancel")
+    await page.click("#circuit-b header button")
+    await page.check("#order input[value=OBSERVE]")
+    await expect(page.locator("#order-send")).to_be_enabled()
+    with suppress(Error):  # nobody waits for it any more
+        await held[0].fulfill(json={})
+    await page.evaluate("new Promise((done) => setTimeout(done, 100))")
+    await expect(page.locator("#order-title")).to_have_text("Order for b")
+    await expect(page.locator("#order")).to_be_visible()
+    await expect(page.locator("#order-error")).to_be_hidden()
+    await page.unroute_all()
+    await page.click("#order-send")
+    await expect(page.locator("#circuit-b .ordered")).to_contain_text("Ordered: OBSERVE")
+    await expect(page.locator(f"{CARD} .ordered")).to_be_hidden()
+
+
 async def test_without_a_token_there_are_no_orders(services: Services, pages: Pages) -> None:
     """A service that takes no orders offers none."""
     page = await pages(services(token=None).console)
@@ -264,7 +304,7 @@ async def test_a_keyboard_is_enough(services: Services, pages: Pages) -> None:
     await expect(page.locator(f"{CARD} table").first).to_be_visible()
     await page.keyboard.press("Shift+Tab")
     await page.keyboard.press("Enter")
-    for typed in ("ArrowDown", "Tab"):  # DISABLED
+    for typed in ("ArrowDown", "Tab"):  # from the first to DISABLED
         await page.keyboard.press(typed)
     for words in ("7", "ann", "by hand", TOKEN):
         await page.keyboard.type(words)

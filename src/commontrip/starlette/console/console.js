@@ -52,7 +52,7 @@ class Card {
     const p = (className) => make("p", { className });
     this.state = make("span", { className: "state" });
     this.flags = make("span", { className: "flag", hidden: true });
-    this.button = make("button", { type: "button", textContent: "Order…", onclick: () => ask(this.name, this.parts.override) });
+    this.button = make("button", { type: "button", textContent: "Order…", onclick: () => ask(this.name) });
     this.button.setAttribute("aria-label", `Order for ${this.name}`);
     [this.since, this.why, this.who, this.again, this.probes] = ["since", "why", "who", "again", "probes"].map(p);
     this.again.setAttribute("role", "timer");
