@@ -100,6 +100,7 @@ class Circuit:
                 left = max(left - time.monotonic() + now, self.replica.budget / 5) if answered else 0.0
             elif self.knowledge.newborn:  # it is the circuit that is not ready, not the store that is slow
                 await asyncio.sleep(NEWBORN / 5)
+                self.arrange()  # the alarm that does it too has stopped where the process has left
             else:
                 epoch = self.knowledge.here
                 if probe := await self.places.take(left):

@@ -34,7 +34,6 @@ class Knowledge:
         self.fresh = False  # the store has been asked, and nothing may have been missed since
         self.overtaken = False  # something was heard since the last read was sent
         self.local: MemoryStore | None = None
-        self.newborn = False
         self.newborn_until = 0.0
         self.open_until = 0.0
         self.ordered_until = 0.0
@@ -54,6 +53,11 @@ class Knowledge:
     def order(self) -> Override | None:
         """The operator's order, if one is in force."""
         return self.here.override if self.here and self.ordered_until > self._circuit.clock() else None
+
+    @property
+    def newborn(self) -> bool:
+        """Whether the incarnation is so young that those who remember may not have been heard."""
+        return self.newborn_until > self._circuit.clock()
 
     @property
     def remembers(self) -> bool:
@@ -177,7 +181,6 @@ class Knowledge:
             if found.is_seed and self.local is None:
                 self.newborn_until = clock + min(NEWBORN, max(0.0, found.since + NEWBORN - now))
             self._circuit.begin()
-        self.newborn = self.newborn_until > clock
         self._set_alarm(max(self.newborn_until, self.ordered_until) - clock)
         self._circuit.arrange()
         self._announce(found, here, shared)
@@ -203,7 +206,6 @@ class Knowledge:
 
     def _grown(self) -> None:
         self._alarm = None
-        self.newborn = False
         self._circuit.arrange()
 
     # -- telling the store

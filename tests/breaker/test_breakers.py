@@ -180,6 +180,16 @@ async def test_a_breaker_outlives_its_process_quietly(store: MemoryStore, clock:
     assert await store.look(["auth"]) == before
 
 
+async def test_leaving_keeps_no_first_call_waiting() -> None:
+    """A caller who waits for a new incarnation to be old enough is admitted though its process leaves meanwhile."""
+    async with Breakers(MemoryStore(), store_budget=5) as breakers:
+        auth = breakers.get("auth")
+        first = asyncio.create_task(auth.call(asyncio.sleep, 0, "first"))
+        await eventually(lambda: auth.snapshot.transition is not None, "the incarnation to be made")
+    async with asyncio.timeout(5):
+        assert (await first, await auth.call(asyncio.sleep, 0, "later")) == ("first", "later")
+
+
 async def test_who_has_left_hears_nothing_more(store: MemoryStore, clock: FakeClock, breakers: Breakers) -> None:
     """A replica that has left is told of nothing, also when it shared its store with those who go on."""
     heard = RecordingListener()
