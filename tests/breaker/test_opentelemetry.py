@@ -286,7 +286,7 @@ async def test_local_mode_makes_no_span_and_no_transition() -> None:
     async with running(RedisStore.from_url(f"redis://127.0.0.1:{free_port()}")) as replica:
         await trip(replica)
         assert await replica.spans() == []
-        assert points(replica.reader, "circuit_breaker.transitions") == {}
+        assert set(points(replica.reader, "circuit_breaker.transitions").values()) == {0}
         assert points(replica.reader, "circuit_breaker.local_mode") == {("auth",): 1}
         assert points(replica.reader, "circuit_breaker.state")["auth", "open"] == 1
         errors = points(replica.reader, "circuit_breaker.store.errors")
@@ -661,8 +661,8 @@ async def test_calls_and_states_are_counted_per_breaker(alone: Replica) -> None:
 async def test_transitions_add_up_over_the_fleet(fleet: list[Replica]) -> None:
     """Whoever made one counts it, all others how late they learned of it."""
     await trip_and_recover(fleet, fleet[0], fleet[1])
-    made = [points(r.reader, "circuit_breaker.transitions") for r in fleet]
-    assert made == [
+    found = [points(r.reader, "circuit_breaker.transitions") for r in fleet]
+    assert [{change: count for change, count in made.items() if count} for made in found] == [
         {("auth", "closed", "open", "tripped"): 1},
         {("auth", "half_open", "closed", "probes_succeeded"): 1, ("auth", "open", "half_open", "cooldown_over"): 1},
         {},
@@ -671,6 +671,28 @@ async def test_transitions_add_up_over_the_fleet(fleet: list[Replica]) -> None:
     assert [point.count for point in learned] == [2, 1, 3]
     assert all(0 <= point.min <= point.max < 10 for point in learned)
     assert learned[0].explicit_bounds[:2] == (0.0005, 0.001)
+
+
+async def test_the_first_trip_is_an_increase(alone: Replica) -> None:
+    """Usual transitions are counted from 0 on, also before the first call: what is new at 1 would look like no news."""
+    alone.breakers.get("unused", POLICY)
+    before = points(alone.reader, "circuit_breaker.transitions")
+    usual = [
+        *(("closed", "open", "tripped"), ("open", "half_open", "cooldown_over")),
+        *(("half_open", "closed", "probes_succeeded"), ("half_open", "open", "probes_failed")),
+    ]
+    assert before == {(name, *change): 0 for name in ("auth", "unused") for change in usual}
+    await trip(alone)
+    await alone.breaker.override(None, author="ann", reason="drill")
+    after = points(alone.reader, "circuit_breaker.transitions")
+    assert after == before | {("auth", *usual[0]): 1, ("auth", "open", "closed", "override"): 1}
+
+
+async def test_transitions_of_what_is_gone_are_not_kept(alone: Replica) -> None:
+    """A breaker that nobody holds any more leaves no counts behind, as one per host would pile up."""
+    alone.telemetry.on_transition(replace(event(), breaker="host-1"))
+    assert {name for name, *_ in points(alone.reader, "circuit_breaker.transitions")} == {"auth"}
+    assert alone.telemetry._made == {}
 
 
 async def test_exchanges_with_the_store_are_measured(fleet: list[Replica]) -> None:

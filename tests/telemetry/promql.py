@@ -41,6 +41,27 @@ def labels_of(query: str) -> set[str]:
     return next(filter(None, by), set())
 
 
+def increase(query: str, before: str, after: str) -> float:
+    """Return what a query's increases add up to from one scrape to the next: a series that was not there has none."""
+    then, now = _series(before), _series(after)
+    return sum(
+        now[series] - then[series]
+        for selector in _selectors(promql.parse(query))
+        for series in now.keys() & then.keys()
+        if _matches(selector, dict(series))
+    )
+
+
+def _series(text: str) -> dict[frozenset[tuple[str, str]], float]:
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {frozenset({"__name__": one.name, **one.labels}.items()): one.value for one in samples}
+
+
+def _matches(selector: Any, labels: dict[str, str]) -> bool:
+    wanted = {one.name: one.value for one in selector.matchers.matchers}
+    return ({"__name__": selector.name} | wanted).items() <= labels.items()
+
+
 def _faults(expr: Any, there: Exposed, *, aggregated: str, rated: bool) -> Iterator[str]:
     if isinstance(expr, promql.VectorSelector):
         yield from _wrong(expr, there, aggregated, rated=rated)
@@ -84,11 +105,15 @@ def _wrong(expr: Any, there: Exposed, aggregated: str, *, rated: bool) -> Iterat
 
 
 def _metrics(expr: Any) -> set[str]:
-    found: set[str] = set()
+    return {selector.name for selector in _selectors(expr)}
+
+
+def _selectors(expr: Any) -> list[Any]:
+    found: list[Any] = []
 
     def note(one: Any) -> None:
         if isinstance(one, promql.VectorSelector):
-            found.add(str(one.name))
+            found.append(one)
 
     promql.walk(expr, note)
     return found

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def test_every_alert_asks_for_what_there_is(rule: dict[str, Any], there: Exposed
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
     assert f"\n### {rule['alert']}\n" in (FILES.parents[2] / "docs" / "operations.md").read_text()
+
+
+async def test_flapping_sees_the_first_trip_of_a_fresh_replica(
+    server: Server, prefix: str, auth: Auth, tmp_path: Path
+) -> None:
+    """Of two scrapes around it the second one is higher by one, as the series was there before."""
+    (rule,) = [rule for rule in RULES if rule["alert"] == "CircuitBreakerFlapping"]
+    async with Fleet(server, prefix, auth, tmp_path, 1) as fleet, httpx.AsyncClient() as client:
+        scrape = partial(client.get, f"http://127.0.0.1:{fleet.all[0].metrics_port}/metrics")
+        before = (await scrape()).text
+        await fleet.trip(fleet.all[0])
+        assert promql.increase(rule["expr"], before, (await scrape()).text) == 1
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

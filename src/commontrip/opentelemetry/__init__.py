@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from commontrip import _check, _transition
 from commontrip._breakers import Breakers
 from commontrip._listener import Applied, Listener
-from commontrip._state import Outcome, State
+from commontrip._state import Outcome, Reason, State
 from commontrip._transition import Transition, token
 from commontrip.opentelemetry import names
 from commontrip.opentelemetry._delivery import Delivery, within
@@ -29,6 +29,17 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _QUEUE = 2048  # spans that wait while the collector is away
 _EVERY_MS = 500.0  # in which those that have come together are sent
 _Attributes = dict[str, str | float]
+_Change = tuple[str, str, str]  # state, previous state, reason
+_USUAL: dict[_Change, int] = dict.fromkeys(
+    (
+        (State.OPEN.lower(), State.CLOSED.lower(), Reason.TRIPPED.value),
+        (State.HALF_OPEN.lower(), State.OPEN.lower(), Reason.COOLDOWN_OVER.value),
+        (State.CLOSED.lower(), State.HALF_OPEN.lower(), Reason.PROBES_SUCCEEDED.value),
+        (State.OPEN.lower(), State.HALF_OPEN.lower(), Reason.PROBES_FAILED.value),
+    ),
+    0,
+)
+"""Transitions that are counted from 0 on: what a series begins with is no increase."""
 _w3c = TraceContextTextMapPropagator()
 
 
@@ -50,7 +61,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
     - What is not delivered is tried again for a minute. That a transition's span has arrived is noted in the store:
       when whoever made it was killed before, another replica sends the same span.
     - A call that was refused, failed, was slow or was a probe adds attributes to the caller's span.
-    - Calls and states are read from the breakers when metrics are collected, in whichever thread does so.
+    - Calls, transitions and states are read when metrics are collected, in whichever thread does so.
     """
 
     def __init__(
@@ -81,6 +92,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         self._recovery: Recovery | None = None
         self._delivery: Delivery | None = None
         self._sending: dict[int, tuple[str, str]] = {}  # by span id: breaker and epoch
+        self._made: dict[str, dict[_Change, int]] = {}  # by breaker
         if exporter and not isinstance(self._tracer, trace.NoOpTracer):
             self._delivery = Delivery(exporter, self._delivered)
             queue = export.BatchSpanProcessor(
@@ -91,12 +103,12 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         histogram = partial(meter.create_histogram, explicit_bucket_boundaries_advisory=_SECONDS)
         self.times_calls = call_durations
         self._call_duration = histogram(*names.CALL_DURATION_METRIC, "Calls that were admitted, by outcome")
-        self._transitions = meter.create_counter(*names.TRANSITIONS_METRIC, "Made by this replica")
         self._propagation = histogram(*names.PROPAGATION_METRIC, "From a transition until this replica applied it")
         self._store_duration = histogram(*names.STORE_DURATION_METRIC, "Exchanges with the store")
         self._store_errors = meter.create_counter(*names.STORE_ERRORS_METRIC, "Exchanges with the store that failed")
         for create, (name, unit), read, text in (
             (meter.create_observable_counter, names.CALLS_METRIC, self._calls, "Calls of this replica"),
+            (meter.create_observable_counter, names.TRANSITIONS_METRIC, self._transitions, "Made by this replica"),
             (meter.create_observable_gauge, names.STATE_METRIC, self._states, "1 for the state it is in, else 0"),
             (meter.create_observable_gauge, names.LOCAL_MODE_METRIC, self._modes, "1 while the store is away, else 0"),
         ):
@@ -142,11 +154,15 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
         if self._recovery and not applied.local:
             self._recovery.heard(applied.breaker)
         if applied.made and not applied.local:
-            self._transitions.add(1, _change(applied))
+            self._count(applied)
             self.emit(applied)
         elif not applied.local:
             self._propagation.record(applied.lag, {names.NAME: applied.breaker})
             self._send(names.OBSERVED_SPAN, applied, {names.REPLICA: self._replica}, self._replica)
+
+    def _count(self, made: Applied) -> None:
+        counts, change = self._made.setdefault(made.breaker, {}), _change(made.transition)
+        counts[change] = counts.get(change, 0) + 1
 
     def on_learned(self, breaker: str, rank: int) -> None:
         """Look after the transition if this replica was among the first to learn of it."""
@@ -186,7 +202,10 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
 
     def _send(self, name: str, applied: Applied, attributes: _Attributes, observer: str = "") -> None:
         t, transition = applied.transition, _span(applied.breaker, str(applied.transition.epoch))
-        attributes |= _change(applied) | {names.NUMBER: t.epoch.number, names.INCARNATION: t.epoch.incarnation}
+        attributes |= _said(applied.breaker, _change(t)) | {
+            names.NUMBER: t.epoch.number,
+            names.INCARNATION: t.epoch.incarnation,
+        }
         self._ids.chosen = span_ids(applied.breaker, str(t.epoch), observer)
         parent = trace.set_span_in_context(transition, Context()) if observer else Context()
         links = [] if observer else [*_links(applied)]
@@ -227,6 +246,14 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             for outcome, count in breaker.snapshot.calls.items():
                 yield Observation(count, {names.NAME: breaker.name, names.OUTCOME: outcome.value})
 
+    def _transitions(self, _: CallbackOptions) -> Iterable[Observation]:
+        made = self._made.copy()
+        for breaker in self._breakers:
+            for change, count in (_USUAL | made.pop(breaker.name, {})).items():
+                yield Observation(count, _said(breaker.name, change))
+        for name in made:  # nobody holds that breaker any more
+            self._made.pop(name, None)
+
     def _states(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:
             now = breaker.state
@@ -250,10 +277,13 @@ class _ChosenIds(id_generator.IdGenerator):
         return self.chosen[1]
 
 
-def _change(applied: Applied) -> _Attributes:
-    t = applied.transition
-    states = {names.STATE: t.state.lower(), names.PREVIOUS_STATE: (t.previous_state or "none").lower()}
-    return {names.NAME: applied.breaker, names.REASON: str(t.reason), **states}
+def _change(t: Transition) -> _Change:
+    return t.state.lower(), (t.previous_state or "none").lower(), str(t.reason)
+
+
+def _said(breaker: str, change: _Change) -> _Attributes:
+    state, previous, reason = change
+    return {names.NAME: breaker, names.REASON: reason, names.STATE: state, names.PREVIOUS_STATE: previous}
 
 
 def _links(applied: Applied) -> Iterable[trace.Link]:
