@@ -12,7 +12,7 @@ from commontrip import _check
 from commontrip._calls import Call
 from commontrip._circuit import Circuit
 from commontrip._counts import Counts, Tally
-from commontrip._errors import CircuitOpenError, StoreUnavailableError
+from commontrip._errors import StoreUnavailableError
 from commontrip._state import Outcome, Override, Reason, State
 from commontrip._store import Change, View
 from commontrip._transition import Transition, token
@@ -56,7 +56,9 @@ class Breaker:
 
     While CLOSED or OPEN a call costs no round trip; a probe costs one before and one after it, and the first
     use one, each within the store budget. The guarded call's value or exception always passes through unchanged.
-    Cancellation, and whatever the policy ignores, is neutral.
+    Cancellation, and whatever the policy ignores, is neutral; so is this breaker's own refusal of a call within a
+    call. Each of the two needs a place among the probes, so where one probe decides they never close the circuit:
+    guard a dependency once.
     """
 
     __slots__ = ("__weakref__", "_circuit", "_plain", "name", "policy")
@@ -169,7 +171,7 @@ class Breaker:
     ) -> T:
         """Call a coroutine function under the breaker.
 
-        `fallback`, if given, is called with the error when the circuit is open or the call failed by the policy's
+        `fallback`, if given, is called with the error when this circuit is open or the call failed by the policy's
         classification, and its value (awaited if need be) is returned. Ignored errors and cancellation pass through.
         """
         if fallback is None:
@@ -189,7 +191,7 @@ class Breaker:
             return await self._run(function, *args, **kwargs)
         except Exception as error:
             failed = self.policy.classify.kind(error) in (Outcome.FAILURE, Outcome.SLOW)
-            if not failed and not isinstance(error, CircuitOpenError):
+            if not failed and not self._circuit.refused(error):
                 raise
             answer = fallback(error)
             return await answer if inspect.isawaitable(answer) else answer

@@ -126,8 +126,14 @@ class Circuit:
             self.report("bad_hook", f"the policy's classification raised {error!r}")
             return otherwise, 0.0
 
+    def refused(self, error: BaseException) -> bool:
+        """Whether an exception is a refusal of this very circuit, as by a call within the call."""
+        return isinstance(error, CircuitOpenError) and error.name == self.name
+
     def judge_error(self, error: BaseException) -> tuple[Outcome, float]:
-        """Return what an exception counts as, and the Retry-After in it."""
+        """Return what an exception counts as, and the Retry-After in it; a refusal of our own blames nobody."""
+        if self.refused(error):
+            return Outcome.IGNORED, 0.0
         classify = self.policy.classify
         return self.judge(classify.error, error, classify.kind(error))
 

@@ -159,6 +159,45 @@ async def test_a_success_needs_no_fallback(breakers: Breakers) -> None:
     assert (await counted(breakers, auth)).failures == 1
 
 
+async def test_a_fallback_stands_in_for_this_circuit_only(breakers: Breakers) -> None:
+    """Another breaker's refusal is an error like any: where the policy ignores it, it passes by the fallback."""
+    auth = breakers.get("auth", policy(classify=Classify(ignored=(CircuitOpenError,))))
+    with pytest.raises(CircuitOpenError, match="other"):
+        await auth.call(refused, "other", fallback=lambda _: "instead")
+    assert await auth.call(refused, "auth", fallback=lambda _: "instead") == "instead"
+
+
+# -- a call within a call
+
+
+async def refused(name: str) -> str:
+    """Be refused by a breaker."""
+    raise CircuitOpenError(name, 1.0)
+
+
+async def test_an_inner_refusal_is_no_failure(breakers: Breakers) -> None:
+    """A refusal of the very breaker, raised by a call within the call, says nothing of the dependency; others do."""
+    auth = breakers.get("auth", policy(FailureCount(9), classify=Classify(retry_after=lambda _: 60.0)))
+    for name in ("auth", "other"):
+        with pytest.raises(CircuitOpenError):
+            await auth.call(refused, name)
+    assert await counted(breakers, auth) == Counts(1, 1, 0, 1, 1)
+    assert auth.snapshot.calls[Outcome.IGNORED] == 1
+
+
+async def test_a_probe_within_a_probe_opens_nothing(breakers: Breakers, clock: FakeClock) -> None:
+    """A probe whose inner call finds no place gives its own back, and the next one decides."""
+    auth = breakers.get("auth", policy())
+    await opened(breakers, auth)
+    clock.advance(30.0)
+    with pytest.raises(CircuitOpenError):
+        await auth.call(auth(fine))
+    await breakers.flush()
+    assert auth.state is State.HALF_OPEN
+    assert await auth.call(fine) == "fine"
+    assert auth.state is State.CLOSED
+
+
 # -- blocks that are left in another order than they were entered
 
 
