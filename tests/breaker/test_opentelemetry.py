@@ -658,6 +658,19 @@ async def test_calls_and_states_are_counted_per_breaker(alone: Replica) -> None:
     assert points(alone.reader, "circuit_breaker.local_mode") == {("auth",): 0}
 
 
+async def test_who_has_not_used_a_breaker_says_nothing_of_its_state(fleet: list[Replica]) -> None:
+    """An idle replica knows no state: said to be closed, the fleet's open circuit would be closed somewhere."""
+    search, *_ = [replica.breakers.get("search", POLICY) for replica in fleet]
+    await search.call(works)
+    await search.override(Override.FORCED_OPEN, author="ann", reason="drill")
+    said = [points(replica.reader, "circuit_breaker.state") for replica in fleet]
+    assert [{state: value for (name, state), value in one.items() if name == "search"} for one in said] == [
+        {"closed": 0, "open": 1, "half_open": 0},
+        {},
+        {},
+    ]
+
+
 async def test_transitions_add_up_over_the_fleet(fleet: list[Replica]) -> None:
     """Whoever made one counts it, all others how late they learned of it."""
     await trip_and_recover(fleet, fleet[0], fleet[1])

@@ -256,9 +256,9 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
 
     def _states(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:
-            now = breaker.state
-            for state in State:
-                yield Observation(int(state is now), {names.NAME: breaker.name, names.STATE: state.lower()})
+            known = breaker.snapshot
+            for state in State if known.transition else ():  # who has not asked yet does not know the fleet's state
+                yield Observation(int(state is known.state), {names.NAME: breaker.name, names.STATE: state.lower()})
 
     def _modes(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:
