@@ -257,9 +257,8 @@ class Breaker:
         One round trip. Raises `StoreUnavailableError`.
         """
         replica = self._circuit.replica
-        return await replica.line.call(
-            "history", replica.store.history(self.name, _check.whole("count", count, 1, 100_000))
-        )
+        work = replica.store.history(self.name, _check.whole("count", count, 1, 100_000))
+        return await replica.line.call("history", work, vital=False)
 
     # -- an operator's orders
 

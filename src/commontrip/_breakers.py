@@ -146,7 +146,8 @@ class Breakers:
         Two round trips. Raises `StoreUnavailableError`.
         """
         replica = self._started()
-        return await replica.line.call("fleet", replica.store.fleet(_check.name("name", name)))
+        work = replica.store.fleet(_check.name("name", name))
+        return await replica.line.call("fleet", work, vital=False)
 
     async def told(self, name: str, epochs: Iterable[str]) -> None:
         """Note for the fleet that these transitions of a breaker have been told to whoever keeps them outside.

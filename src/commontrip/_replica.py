@@ -166,7 +166,7 @@ class Replica:
         if self.line.down:
             return (await circuit.knowledge.go_local().read([circuit.knowledge.ask()]))[0]
         if not seed:
-            return (await self.line.call("read", self.store.read([circuit.knowledge.ask(seed=False)])))[0]
+            return (await self.line.call("read", self.store.read([circuit.knowledge.ask(seed=False)]), vital=False))[0]
         loop = asyncio.get_running_loop()
         if not self._readers:
             loop.call_soon(lambda: self.spawn(self._read_together()))

@@ -15,6 +15,7 @@ from commontrip import (
     Outcome,
     Override,
     State,
+    StoreUnavailableError,
 )
 from commontrip._calls import Call
 from commontrip.redis import RedisStore
@@ -158,6 +159,22 @@ async def test_one_answer_that_never_comes_is_no_outage(join: Join) -> None:
         while a.store.count("record") < 3:
             await a.breaker.read()
             assert not a.breakers.local
+
+
+async def test_who_only_looks_says_nothing_of_the_store(join: Join) -> None:
+    """A store that refuses those who look is not taken for gone: the replica stays with its fleet."""
+    async with join() as a:
+        await a.succeed()
+        for operation, look in (
+            ("history", a.breaker.history),
+            ("fleet", lambda: a.breakers.fleet("auth")),
+            ("read", a.breaker.read),
+        ):
+            a.store.refuse(1, of=operation)
+            with contextlib.suppress(StoreUnavailableError):
+                await look()
+            assert not a.breakers.local, operation
+        assert not a.store.faulty
 
 
 async def test_a_set_after_another_answer_is_obeyed_within_a_second(join: Join, server: Server, prefix: str) -> None:
