@@ -269,6 +269,8 @@ class Circuit:
             self.knowledge.go_home(view)
         else:
             self.knowledge.learn(view, last_word=True)
+        if not self.knowledge.fresh:
+            self.replica.use(self)  # so that it is not taken for fresh for ever, if nothing else is use
         self.knowledge.fresh = True
         self.arrange()
         if not stale:

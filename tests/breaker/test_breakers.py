@@ -263,6 +263,22 @@ async def test_half_a_ttl_of_silence(clock: FakeClock) -> None:
             await breakers.get("host-3").call(boom)
 
 
+async def test_what_was_only_looked_at_grows_old_too(clock: FakeClock) -> None:
+    """A breaker that was read and not called reads again before its first call, once half a TTL is over."""
+    store = MemoryStore(clock=clock)
+    async with Breakers(store, clock=clock) as other, Breakers(store, clock=clock, store_budget=5) as breakers:
+        await fail(other, "auth")
+        auth = breakers.get("auth", TRIPS_AT_2)
+        assert (await auth.read()).counts.failures == 1
+        replica = auth._circuit.replica
+        await eventually(lambda: not replica.uses(auth._circuit), "the read to be over")
+        clock.advance(store.ttl)
+        await eventually(lambda: auth._circuit.gate is None, "half a TTL to be over")
+        store.forget("auth")
+        await fail(breakers, "auth")
+        assert (await auth.read()).counts.failures == 1
+
+
 async def test_breakers_are_iterated_by_name(breakers: Breakers) -> None:
     """Whoever iterates sees all breakers that live, in the order of their names."""
     held = [breakers.get(name) for name in ("c", "a", "b")]
