@@ -79,8 +79,18 @@ class Breakers:
             name=self._name,
         )
         self._replica.listeners.tell("watch", self)
-        await self._replica.start()
+        try:
+            await self._replica.start()
+        except BaseException:
+            await self._give_up(self._replica)
+            raise
         return self
+
+    async def _give_up(self, replica: Replica) -> None:
+        """Leave nothing running of a start that was cut short, so that it can be tried again."""
+        self._replica = None
+        replica.line.down = True  # it has not joined, and tells nobody that it leaves
+        await replica.stop()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from commontrip import Breakers, CircuitOpenError, ConsecutiveFailures, Cooldown, MemoryStore, Override, Policy, State
+from commontrip.redis import RedisStore
 from commontrip.testing import FakeClock, RecordingListener
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.waiting import eventually
 
 TRIPS_AT_2 = Policy(trip=ConsecutiveFailures(2), cooldown=Cooldown(30, 1, 30, 0), window=60)
@@ -156,6 +159,20 @@ async def test_entered_twice(breakers: Breakers) -> None:
     with pytest.raises(RuntimeError, match="enter it once"):
         await breakers.__aenter__()
     assert await breakers.get("auth").call(asyncio.sleep, 0, "through") == "through"
+
+
+async def test_a_start_that_is_cut_short_leaves_nothing(server: Server, proxy: Proxy, prefix: str) -> None:
+    """A start that is cancelled leaves no subscription behind, and can be tried again."""
+    breakers = Breakers(RedisStore.from_url(proxy.url, prefix=prefix), store_budget=5)
+    proxy.freeze()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), breakers:
+            pass
+    proxy.thaw()
+    assert "commontrip listens" not in {task.get_name() for task in asyncio.all_tasks()}
+    async with breakers:
+        assert await breakers.get("auth").call(asyncio.sleep, 0, "through") == "through"
+    assert server.cli("GET", f"{prefix}:auth:state") == "CLOSED"
 
 
 async def test_left_breakers_cannot_be_entered_again(store: MemoryStore) -> None:
