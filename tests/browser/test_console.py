@@ -128,7 +128,7 @@ async def test_the_replicas_and_the_past_are_shown(services: Services, pages: Pa
     page = await pages(one.console)
     await asyncio.to_thread(trip, two)
     await state(page, "OPEN")
-    await expect(page.locator(f"{CARD} details").nth(1)).to_contain_text("2 replicas, 2 known to see epoch 1")
+    await expect(page.locator(f"{CARD} details").nth(1)).to_contain_text("2 replicas, 2 heard of epoch 1")
     await page.locator(f"{CARD} summary").nth(0).click()
     await page.locator(f"{CARD} summary").nth(1).click()
     past, replicas = page.locator(f"{CARD} table").nth(0), page.locator(f"{CARD} table").nth(1)
@@ -140,6 +140,10 @@ async def test_the_replicas_and_the_past_are_shown(services: Services, pages: Pa
     await expect(replicas.locator("tbody tr").nth(0)).to_contain_text("1 OPEN")
     await expect(replicas.locator("tbody tr", has_text="r2")).to_contain_text("made it")
     await expect(replicas.locator("tbody tr", has_text="r1")).to_contain_text(re.compile(r"after \d"))
+    services()
+    await expect(page.locator(f"{CARD} summary").nth(1)).to_have_text(
+        re.compile("3 replicas, 2 heard .*; 1 came later, or")
+    )
     one.order(None, author="ann", reason="all is well")
     await expect(past.locator("tbody tr").nth(0)).to_contain_text("ann: all is well")
 

@@ -39,9 +39,9 @@ def test_show_an_open_circuit(commontrip: Commands) -> None:
     assert said.startswith("auth: OPEN\n")
     assert "CLOSED -> OPEN (tripped) by r1, 5 of 8 calls failed, last ValueError, cooldown 1h00m" in said
     assert "left: 59m" in said
-    assert "2 alive, 1 see this epoch" in said
+    assert "2 alive, 1 heard of this epoch" in said
     assert "r1: after 0 ms" in said
-    assert "r2: not yet" in said
+    assert "r2: came later, or did not hear" in said
     assert commontrip.json("show", "auth")["remaining"] == pytest.approx(3600, abs=60)
 
 
@@ -56,8 +56,12 @@ def test_a_large_fleet_is_short(commontrip: Commands) -> None:
 
     commontrip.given(many)
     said = commontrip("show", "auth").stdout.splitlines()
-    at = said.index("  replicas   32 alive, 31 see this epoch")
-    assert [line.strip() for line in said[at + 1 : at + 4]] == ["r2: not yet", "m29: after 29 ms", "m28: after 28 ms"]
+    at = said.index("  replicas   32 alive, 31 heard of this epoch")
+    assert [line.strip() for line in said[at + 1 : at + 4]] == [
+        "r2: came later, or did not hear",
+        "m29: after 29 ms",
+        "m28: after 28 ms",
+    ]
     assert said[at + 21].strip() == "and 12 more"
 
 

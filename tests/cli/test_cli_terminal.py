@@ -68,7 +68,7 @@ async def test_a_narrow_terminal(auth: Caller, place: dict[str, str]) -> None:
     terminal = Terminal(40, 20)
     await auth.open(HOUR, failures=12, calls=20)
     with program(terminal, "watch", **place):
-        await eventually(terminal.shows("auth", "OPEN", "59m", "failed 12/20, probes 0, seen by 1/2"), "it")
+        await eventually(terminal.shows("auth", "OPEN", "59m", "failed 12/20, probes 0, heard by 1/2"), "it")
         await eventually(terminal.shows("ago: tripped, by r1"), "the last transition")
         lines = [line.rstrip() for line in terminal.look().splitlines() if line.strip()]
         assert len(lines) == 4, lines
@@ -96,7 +96,7 @@ async def test_the_window_changes_its_size(auth: Caller, terminal: Terminal, pla
     """When the window is dragged the picture fits at once, and nothing of the old one stays."""
     await auth.open(HOUR)
     with program(terminal, "watch", **place):
-        await eventually(terminal.shows("breaker", "seen by"), "the table")
+        await eventually(terminal.shows("breaker", "heard by"), "the table")
         terminal.resize(40, 12)
         await eventually(terminal.shows("failed 0/0,"), "the narrow picture")
         assert "last transition" not in terminal.look()

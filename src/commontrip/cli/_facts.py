@@ -21,7 +21,7 @@ class Facts:
     note: str = ""
     """Who gave the order in force, and why."""
     replicas: dict[str, float | None] = field(default_factory=dict)
-    """Who is in the fleet, and how late (s) each learned of the transition; None if it has not."""
+    """Who is in the fleet, and how late (s) each learned of the transition; None if it came later, or has not."""
     at: float = field(default_factory=time.monotonic)
     """When it was read, by this machine's monotonic clock."""
 
@@ -58,7 +58,7 @@ class Facts:
 
     @property
     def aware(self) -> int:
-        """How many replicas see this epoch."""
+        """How many replicas heard of this epoch when it was made; who came later is not among them."""
         return sum(lag is not None for lag in self.replicas.values())
 
     def plain(self) -> dict[str, Any]:

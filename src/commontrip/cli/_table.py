@@ -24,7 +24,7 @@ _STYLES = {
     Override.OBSERVE: "bold cyan",
 }
 _URGENT = [State.OPEN, Override.FORCED_OPEN, State.HALF_OPEN, Override.DISABLED, Override.OBSERVE, State.CLOSED, None]
-_COLUMNS = (("state", 11), ("failed", 14), ("left", 8), ("probes", 6), ("seen by", 9))
+_COLUMNS = (("state", 11), ("failed", 14), ("left", 8), ("probes", 6), ("heard by", 9))
 
 
 class Table(Face):

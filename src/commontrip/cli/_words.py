@@ -95,7 +95,7 @@ def portrait(facts: Facts) -> list[str]:
         length = span(facts.window)
         lines.append(f"  calls      {counts.calls} in the last {length}: {counts.failures} failed, {counts.slow} slow")
     lines.append(f"  probes     {view.in_flight} in flight")
-    lines.append(f"  replicas   {len(facts.replicas)} alive, {facts.aware} see this epoch")
+    lines.append(f"  replicas   {len(facts.replicas)} alive, {facts.aware} heard of this epoch")
     late = sorted(facts.replicas.items(), key=lambda one: -1e9 if one[1] is None else -one[1])
     lines += [f"             {clean(name, 200)}: {_lag(lag)}" for name, lag in late[:_LATEST]]
     lines += [f"             and {len(late) - _LATEST} more"] if len(late) > _LATEST else []
@@ -112,4 +112,4 @@ def ordered(before: Facts, order: Override | None, lasting: float) -> str:
 
 
 def _lag(lag: float | None) -> str:
-    return "not yet" if lag is None else f"after {lag * 1000:.0f} ms"
+    return "came later, or did not hear" if lag is None else f"after {lag * 1000:.0f} ms"

@@ -157,7 +157,8 @@ class Card {
   renderReplicas() {
     const lags = Object.values(this.parts.replicas ?? {}), told = lags.filter((one) => one !== null);
     const slowest = told.length > 1 ? `, the slowest learned it after ${lag(Math.max(...told))}` : "";
-    const words = `${lags.length} ${lags.length === 1 ? "replica" : "replicas"}, ${told.length} known to see epoch ${this.parts.held?.number ?? "?"}${slowest}`;
+    const late = told.length < lags.length ? `; ${lags.length - told.length} came later, or did not hear` : "";
+    const words = `${lags.length} ${lags.length === 1 ? "replica" : "replicas"}, ${told.length} heard of epoch ${this.parts.held?.number ?? "?"}${slowest}${late}`;
     put(this.replicas.summary, this.parts.replicas ? words : "Replicas: Redis has not answered yet");
     this.replicas.body.setAttribute("aria-label", `Replicas of ${this.name}`);
     this.replicas.update();
@@ -169,7 +170,7 @@ class Card {
     return table(["Replica", "Sees epoch", "Learned"], rows.map(([name, late]) => [
       said(name + (name === head.replica ? " (this one)" : "")),
       late === null || !held ? "has not said" : `${held.number} ${held.state}`,
-      late === null ? "came later, or has not heard" : name === held?.replica ? "made it" : `after ${lag(late)}`,
+      late === null ? "came later, or did not hear" : name === held?.replica ? "made it" : `after ${lag(late)}`,
     ]));
   }
 
