@@ -113,6 +113,8 @@ class Places:
                 self._offer(probe)
                 if view.succeeded + view.failed + view.in_flight + self._asking < policy.recover.probes:
                     self._ask()
+                elif not self._asking:
+                    self.wake()  # the round is full: who waits is refused now, not at the end of the budget
                 return
             probe.end(Outcome.CANCELLED)  # the round is over, or the lease may have run out on the way
         if view.status in ("full", "open"):

@@ -1,10 +1,11 @@
 """Races for the probe budget: who is at the dependency fills a place, whatever becomes of the keys."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from commontrip import ConsecutiveFailures, Outcome, State
+from commontrip import CircuitOpenError, ConsecutiveFailures, Outcome, State
 from tests.breaker.members import Join, forget, joins, policy
 from tests.breaker.test_races_leases import answers, probe
 from tests.support.servers import Server
@@ -78,6 +79,22 @@ async def test_a_grant_older_than_its_lease_admits_nobody(redis_url: str, prefix
         await held.release()
         assert await a.admitted(LEASE) == []
         assert not mine.done
+
+
+async def test_a_crowd_is_refused_when_one_of_it_fills_the_round(redis_url: str, prefix: str) -> None:
+    """When the last place goes to one of a crowd the others are refused at once, and ask the store nothing more."""
+    async with fleet(redis_url, prefix, probe_lease=5)() as a, fleet(redis_url, prefix, probe_lease=5)() as b:
+        await b.succeed()
+        await a.half_open()
+        await probe(a)
+        await b.sees(State.HALF_OPEN)
+        b.breaker._circuit.replica.budget = 60.0
+        async with asyncio.timeout(10):
+            crowd = await asyncio.gather(*(b.breaker.admit() for _ in range(10)), return_exceptions=True)
+        assert [type(one) for one in crowd].count(CircuitOpenError) == 9
+        assert answers(b, "lease") == ["granted"]
+        assert await b.admitted(REST / 2) == []
+        assert b.store.count("lease") == 2
 
 
 async def test_a_crowd_that_comes_too_early_asks_ten_times_a_second(
