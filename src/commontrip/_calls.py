@@ -151,7 +151,10 @@ class Probe(Call):
         self.end(Outcome.SLOW if circuit.slower_than else Outcome.FAILURE, "ProbeLimit")
 
     def end(self, outcome: Outcome, error: str = "", retry_after: float = 0.0) -> None:
-        """Settle; only the first outcome counts. A slow probe has failed if the policy knows slow."""
+        """Settle; only the first outcome counts. A slow probe has failed if the policy knows slow.
+
+        If the round fails, its cooldown is the longest Retry-After of all that failed at this replica.
+        """
         if self.done:
             return
         limit = self.circuit.slower_than
@@ -166,6 +169,8 @@ class Probe(Call):
         if self.circuit.times_calls:
             self.circuit.took(outcome, self.circuit.clock() - self.started)
         self.circuit.ended(outcome, None, error, probe=True)
+        if kind == "f":
+            self.circuit.ledger.leave_alone(retry_after)
         self._settling = self.circuit.replica.errand(self._settle(kind, error, retry_after))
 
     async def settled(self) -> None:
@@ -176,6 +181,7 @@ class Probe(Call):
     async def _settle(self, kind: str, error: str, retry_after: float) -> None:
         circuit, policy = self.circuit, self.circuit.policy
         opens = (circuit.knowledge.here.opens if circuit.knowledge.here else 0) + 1
+        retry_after = max(retry_after, circuit.ledger.retry_after_until - circuit.clock())
         settlement = Settlement(
             name=circuit.name, lease=self.lease, epoch=self.epoch, kind=kind, probes=policy.recover.probes,
             grid=circuit.grid, token=token(), replica=circuit.replica.id,

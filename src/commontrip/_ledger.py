@@ -48,8 +48,12 @@ class Ledger:
         self._passed += self.tally.ok
         run = self.tally.take()
         if run.retry_after:
-            self.retry_after_until = max(self.retry_after_until, self._circuit.clock() + run.retry_after)
+            self.leave_alone(run.retry_after)
         return run
+
+    def leave_alone(self, seconds: float) -> None:
+        """Hear for how long the dependency wants to be left alone; only this replica remembers it."""
+        self.retry_after_until = max(self.retry_after_until, self._circuit.clock() + seconds)
 
     def discard(self, tally: Tally) -> None:
         """Take in a tally that no longer counts, for the totals only."""

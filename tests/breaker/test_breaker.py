@@ -350,6 +350,22 @@ async def test_retry_after_lengthens_the_cooldown(breakers: Breakers) -> None:
         assert auth.snapshot.remaining == pytest.approx(min(seconds, 60.0), abs=1.0)
 
 
+async def test_every_probes_retry_after_lengthens_the_cooldown(breakers: Breakers, clock: FakeClock) -> None:
+    """What a failed probe's dependency asks for is kept, also if another probe ends the round."""
+    asked: dict[str, float] = {}
+    settings = {"recover": SuccessRatio(0.5, 2), "classify": Classify(retry_after=lambda _: asked.get("for"))}
+    auth = breakers.get("auth", policy(**settings))
+    await opened(breakers, auth)
+    clock.advance(30.0)
+    first, second = await auth.admit(), await auth.admit()
+    for probe, seconds in ((first, 45.0), (second, 0.0)):
+        asked["for"] = seconds
+        probe.raised(Boom())
+        await breakers.flush()
+    assert auth.state is State.OPEN
+    assert 44 < auth.snapshot.remaining <= 45
+
+
 # -- slow and hanging calls
 
 
