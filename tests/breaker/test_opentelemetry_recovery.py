@@ -328,6 +328,7 @@ async def test_what_has_not_arrived_is_not_noted(
     """A batch that was given up is as if it had never been sent: others may have more luck, or this one later."""
     monkeypatch.setattr(_delivery, "_PAUSE", 0.001)
     monkeypatch.setattr(_delivery, "TRY_FOR", 0.01)
+    monkeypatch.setattr(_delivery, "_REST", 0.1)
     async with join(works=False) as one:
         await one.trip()
         epoch = epoch_of(one)
@@ -335,10 +336,23 @@ async def test_what_has_not_arrived_is_not_noted(
         assert await one.telemetry.flush()
         assert told(server, prefix) == {}
         one.exporter.works = True
-        one.telemetry.on_learned("auth", 2)
-        await eventually(lambda: not one.breaker.snapshot.remaining, "the cooldown to end")
-        await one.call()  # whose spans arrive, so that this replica may look again
         await eventually(lambda: one.sent(epoch) == 1, "the span")
+
+
+async def test_after_a_long_outage_what_was_given_up_is_sent_without_any_news(
+    join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gave a batch up tries again after a rest, as often as need be: no further transition has to come."""
+    monkeypatch.setattr(_delivery, "_PAUSE", 0.001)
+    monkeypatch.setattr(_delivery, "TRY_FOR", 0.01)
+    monkeypatch.setattr(_delivery, "_REST", 0.1)
+    async with join(works=False) as one:
+        await one.trip()
+        epoch = epoch_of(one)
+        await eventually(lambda: one.looks() >= 2, "a second look, as the first was in vain")
+        one.exporter.works = True
+        await eventually(lambda: one.sent(epoch) == 1, "the span")
+        await eventually(lambda: one.idle, "that no look is due")
 
 
 async def test_what_arrives_after_the_loop_has_ended_is_noted_by_nobody() -> None:

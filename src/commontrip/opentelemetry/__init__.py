@@ -196,9 +196,11 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
 
     def _delivered(self, spans: Sequence[ReadableSpan], *, arrived: bool) -> None:
         """Note which transitions are told; in the exporter's thread."""
-        found = [self._sending.pop(span.context.span_id, None) for span in spans if span.context]
+        found = [*filter(None, [self._sending.pop(span.context.span_id, None) for span in spans if span.context])]
         if self._recovery and arrived:
-            self._recovery.delivered(filter(None, found))
+            self._recovery.delivered(found)
+        elif self._recovery and self._delivery and not self._delivery.leaving.is_set():
+            self._recovery.given_up(found)
 
     def _send(self, name: str, applied: Applied, attributes: _Attributes, observer: str = "") -> None:
         t, transition = applied.transition, _span(applied.breaker, str(applied.transition.epoch))

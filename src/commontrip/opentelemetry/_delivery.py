@@ -1,6 +1,7 @@
 """How spans leave: tried again until they have arrived, and waited for no longer than somebody has time."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 TRY_FOR = 60.0
 """Seconds for which a batch is tried again."""
 _PAUSE, _LONGEST_PAUSE = 0.5, 5.0  # seconds between two tries
+_REST = 10.0  # seconds after a batch was given up, until somebody may try with another
 
 
 class Ended(Protocol):
@@ -31,23 +33,27 @@ class Delivery(SpanExporter):
         """Send by an exporter, which is closed with this one."""
         self._exporter = exporter
         self._ended = ended
-        self.works = True
-        """Whether the last try arrived."""
+        self._fails_until = 0.0  # by the monotonic clock
         self.leaving = threading.Event()
         """Set when nobody waits any longer."""
+
+    @property
+    def works(self) -> bool:
+        """Whether it is worth a try: the last one arrived, or the batch was given up some time ago."""
+        return time.monotonic() >= self._fails_until
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send them; what the exporter raises is not tried again."""
         arrived, until, pause = False, time.monotonic() + TRY_FOR, _PAUSE
         try:
             while not (arrived := self._exporter.export(spans) is SpanExportResult.SUCCESS):
-                self.works = False
+                self._fails_until = math.inf
                 if time.monotonic() > until or self.leaving.wait(pause):
                     return SpanExportResult.FAILURE
                 pause = min(2 * pause, _LONGEST_PAUSE)
             return SpanExportResult.SUCCESS
         finally:
-            self.works = arrived
+            self._fails_until = 0.0 if arrived else time.monotonic() + _REST
             self._ended(spans, arrived=arrived)
 
     def shutdown(self) -> None:

@@ -11,10 +11,13 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable
 from math import ceil
+from typing import TypeVar
 
 from commontrip._breakers import Breakers
 from commontrip._errors import StoreUnavailableError
 from commontrip._transition import Transition
+
+T = TypeVar("T")
 
 logger = logging.getLogger("commontrip")
 
@@ -73,8 +76,19 @@ class Recovery:
         epochs = defaultdict(list)
         for breaker, epoch in told:
             epochs[breaker].append(epoch)
+        self._tell(self._note_all, dict(epochs))
+
+    def given_up(self, lost: Iterable[tuple[str, str]]) -> None:
+        """Hear, in any thread, that these spans were given up: whoever can deliver again first sends them."""
+        self._tell(self._look_again, {breaker for breaker, _ in lost})
+
+    def _tell(self, hear: Callable[[T], None], what: T) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed; others will send them again
-            self._loop.call_soon_threadsafe(self._note_all, dict(epochs))
+            self._loop.call_soon_threadsafe(hear, what)
+
+    def _look_again(self, breakers: set[str]) -> None:
+        for breaker in breakers:
+            self.learned(breaker, 2)
 
     async def settled(self) -> None:
         """Wait until what has been delivered is noted, or cannot be."""
