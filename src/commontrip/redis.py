@@ -66,6 +66,7 @@ _MOST_IN_ONE = 20  # breakers in one script call: 1 ms at the server
 _MOST_IN_LOOK = 500  # breakers in one MGET: below 1 ms
 _MOST_HISTORY = 200  # transitions in one answer
 _TOLD = 3600.0  # seconds for which it is remembered that a transition has been told
+_LONGEST_LAG = 12  # digits, of ms
 _LANES = 8  # connections that one process uses at once
 
 
@@ -279,7 +280,7 @@ class RedisStore:
             members = await self._run("members", [f"{self.prefix}:replicas"])
             nobody = [None] * len(members)
             lags = await _or(self.client.hmget(self._block(name)[9], members), nobody) if members else nobody
-        return {member: None if lag is None else float(lag) / 1000 for member, lag in zip(members, lags, strict=True)}
+        return {member: _lag(ms) for member, ms in zip(members, lags, strict=True)}
 
     # -- how a script is run
 
@@ -350,6 +351,11 @@ async def _or(reading: Awaitable[Any], otherwise: list[Any]) -> Any:
 
 def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _lag(ms: str | None) -> float | None:
+    """Read how late a replica learned; what is no number of a sensible length was written by somebody else."""
+    return int(ms) / 1000 if ms and ms.isdecimal() and len(ms) <= _LONGEST_LAG else None
 
 
 def _ms(seconds: float) -> int:

@@ -177,6 +177,15 @@ async def test_a_spoilt_presence_stops_nothing(store: RedisStore, keys: Keys, ho
     assert await store.fleet("auth") == {"r1": None}
 
 
+@pytest.mark.parametrize("lag", ["soon", "", "-1", "1e3", "nan", "9" * 13, "9" * 5000])
+async def test_a_spoilt_lag_says_nothing_of_that_replica(store: RedisStore, keys: Keys, lag: str) -> None:
+    """What is no number of milliseconds is not taken for one, and hides no other replica's."""
+    for replica, late in (("r1", lag), ("r2", "12")):
+        await store.presence(replica, 30.0)
+        keys.ask("HSET", "v1:learned", replica, late)
+    assert await store.fleet("auth") == {"r1": None, "r2": 0.012}
+
+
 @pytest.mark.parametrize("how", ["gone", "garbage", "type"])
 @pytest.mark.parametrize("part", ["state", "cooldown", "failures"])
 async def test_what_people_read_is_written_again(caller: Caller, keys: Keys, part: str, how: str) -> None:

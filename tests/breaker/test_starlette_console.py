@@ -495,6 +495,23 @@ async def test_an_open_circuit_that_others_use_stays_open_without_the_store(redi
     assert 0 < said["remaining"] <= 30
 
 
+async def test_what_cannot_be_read_stops_no_page(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Over what it cannot read the console goes on with what this replica knows, says so, and logs it once."""
+    await house.start("auth")
+    async with house.watcher() as watcher:
+        await until(watcher, "auth", "replicas", bool)
+        with monkeypatch.context() as broken:
+            broken.setattr(house.store, "read", lambda _: 1 / 0)
+            await eventually(lambda: not watcher.events[-1]["data"]["answers"], "the page to be told")
+            seen = len(watcher.events)
+            await eventually(lambda: len(watcher.events) > seen + 2, "it to go on")
+            found = [record.levelname for record in caplog.records if "the console cannot" in record.message]
+            assert found == ["ERROR"]
+        await eventually(lambda: watcher.events[-1]["data"]["answers"], "it to read again")
+
+
 async def test_in_local_mode_nothing_is_asked(house: House) -> None:
     """While the replica decides alone the console leaves the store to those who look for it."""
     operations = Operations()

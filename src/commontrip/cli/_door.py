@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from commontrip._errors import StoreUnavailableError
 from commontrip._redis_url import connect, with_login
 from commontrip.cli._facts import Facts
-from commontrip.redis import LAYOUT, RedisStore, _chunks, _Script, _view
+from commontrip.redis import LAYOUT, RedisStore, _chunks, _lag, _Script, _view
 
 _NAME = "[A-Za-z0-9._-]{1,200}"
 _LONGEST = 100_000  # transitions in a history
@@ -132,7 +132,3 @@ def _lags(members: Sequence[str], said: Any) -> dict[str, float | None]:
     """Put together who is there and what was noted; a key of a wrong type says nothing of anybody."""
     noted = said if isinstance(said, list) and said else [None] * len(members)
     return {member: _lag(ms) for member, ms in zip(members, noted, strict=True)}
-
-
-def _lag(ms: str | None) -> float | None:
-    return int(ms) / 1000 if ms and ms.isdecimal() else None

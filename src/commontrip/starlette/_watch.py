@@ -1,6 +1,7 @@
 """What the console is told: one picture for all who watch, and no work while nobody does."""
 
 import asyncio
+import logging
 import time
 
 from commontrip._breaker import Breaker
@@ -12,6 +13,8 @@ from commontrip.starlette._answers import event
 from commontrip.starlette._fleet import HOUR, Fleet
 from commontrip.starlette._picture import Parts, made, parts
 from commontrip.starlette._stream import Hub, Stream
+
+logger = logging.getLogger("commontrip")
 
 SHOWN = 200
 """Breakers in the picture, those that are not CLOSED first."""
@@ -37,7 +40,7 @@ class Watch:
         self._told: dict[str, Parts] = {}
         self._told_at = self._next = 0.0
         self._picture = b""
-        self._coming = False
+        self._coming = self._failed = False
 
     def stream(self, breakers: Breakers) -> Stream:
         """Return a stream for one more client."""
@@ -63,8 +66,18 @@ class Watch:
         while True:
             await asyncio.sleep(max(0.0, self._next - time.monotonic()))
             self._next = time.monotonic() + _EVERY
-            await self._fleet.look([circuit for _, circuit in self._shown()])
+            await self._look()
             self._publish()
+
+    async def _look(self) -> None:
+        try:
+            await self._fleet.look([circuit for _, circuit in self._shown()])
+            self._failed = False
+        except Exception:
+            self._fleet.answers = False
+            if not self._failed:
+                self._failed = True
+                logger.exception("the console cannot read what the store says; this is logged once until it can")
 
     def _publish(self) -> None:
         self._coming, self._told_at, self._picture = False, time.monotonic(), b""
