@@ -399,7 +399,7 @@ async def test_nothing_is_asked_while_nobody_watches(house: House) -> None:
     house.store.asked.clear()
     async with house.watcher() as watcher:
         await until(watcher, "auth", "replicas", bool)
-    task = house.board._watch.hub._task
+        task = house.board._watch.hub._task
     assert task
     await asyncio.wait({task}, timeout=5)
     assert task.done()
@@ -408,6 +408,20 @@ async def test_nothing_is_asked_while_nobody_watches(house: House) -> None:
     await asyncio.sleep(0.2)  # four looks of one who watches
     await trip_again(house)
     assert house.store.asked["read"] + house.store.asked["fleet"] == asked["read"] + asked["fleet"]
+
+
+async def test_who_comes_as_the_last_one_leaves_is_served(house: House) -> None:
+    """Leaving and joining in one turn of the loop leave somebody who looks."""
+    await house.start("auth")
+    hub, looked = house.board._watch.hub, house.store.asked
+    one, two = (house.board._watch.stream(house.breakers) for _ in range(2))
+    hub.join(one)
+    await eventually(lambda: looked["read"] >= 1, "a look")
+    hub.leave(one)
+    hub.join(two)
+    before = looked["read"]
+    await eventually(lambda: looked["read"] > before + 1, "looks for the next one")
+    hub.leave(two)
 
 
 async def trip_again(house: House) -> None:

@@ -61,6 +61,7 @@ class Hub:
         self.streams.discard(stream)
         if self._task and not self.streams:
             self._task.cancel()
+            self._task = None  # it is not done yet, and whoever joins in this turn needs another
 
 
 class Stream(EventSourceResponse):
