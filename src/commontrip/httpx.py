@@ -35,7 +35,8 @@ class BreakerTransport(httpx.AsyncBaseTransport):
     A refusal raises `CircuitOpenError`, which is no httpx error: catch it beside `httpx.HTTPError`.
     A failing status counts when its headers arrive, with the Retry-After of a 429 or 503. Any other response counts
     when its body has ended, so that a body which breaks or stalls is a failure; bodies are streamed as before. A
-    caller who closes one early, or is cancelled, is neutral. Errors of connecting, reading, writing and protocol, and
+    caller who closes one early, or is cancelled, is neutral, and so is a body that httpx cannot decode: that is found
+    out above this transport, and closes it early. Errors of connecting, reading, writing and protocol, and
     httpx's timeouts, count as the policy classifies them; our own saturation (`PoolTimeout`), our own mistakes, and
     what the request's own body raises are ignored. A probe costs one round trip before it and one after it, all else
     none. A probe lasts until its body has ended: endless streams want a client of their own.
@@ -75,10 +76,13 @@ class BreakerTransport(httpx.AsyncBaseTransport):
         if isinstance(breaker, Breakers):
             breaker = breaker.get(name_of(self._key(request)), self._policy)
         call = await breaker.admit()
+        upload = _Upload(request.stream)
+        if not isinstance(request.stream, httpx.ByteStream):  # which cannot raise
+            request.stream = upload
         try:
             response = await self._transport.handle_async_request(request)
         except BaseException as error:
-            await _raised(call, error)
+            await _raised(call, error, ours=error is upload.error)
             raise
         if response.status_code in self._failing:
             asked = retry_after(response) if response.status_code in _SPEAKS_FOR_ALL else 0.0
@@ -94,6 +98,22 @@ class BreakerTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the transport beneath; breakers stay."""
         await self._transport.aclose()
+
+
+class _Upload(httpx.AsyncByteStream):
+    """A request's body that remembers what it raised: that is not the dependency's doing, whatever it is."""
+
+    def __init__(self, stream: object) -> None:
+        self.error: Exception | None = None
+        self._stream = cast("httpx.AsyncByteStream", stream)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                yield chunk
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class _Watched(httpx.AsyncByteStream):
@@ -127,11 +147,11 @@ def _is_complete(request: httpx.Request, response: httpx.Response) -> bool:
     return response.status_code in (101, 204, 304) or response.headers.get("content-length") == "0"
 
 
-async def _raised(call: Call, error: BaseException) -> None:
+async def _raised(call: Call, error: BaseException, *, ours: bool = False) -> None:
     if not isinstance(error, Exception):
         call.raised(error)  # the caller leaves, and waits for nothing
         return
-    if isinstance(error, _THEIRS) and not isinstance(error, _OURS):
+    if isinstance(error, _THEIRS) and not isinstance(error, _OURS) and not ours:
         call.raised(error)
     else:
         call.end(Outcome.IGNORED)

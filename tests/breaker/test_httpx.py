@@ -246,6 +246,16 @@ async def test_a_body_that_its_caller_leaves_is_neutral(auth: Breaker, dependenc
         assert counted(auth) == {Outcome.CANCELLED: 2}
 
 
+async def test_a_body_that_cannot_be_decoded_is_neutral(
+    auth: Breaker, client: httpx.AsyncClient, dependency: RawServer
+) -> None:
+    """A body that arrives whole and is not what its encoding says is left by httpx, and counts as left."""
+    dependency.script = says(OK.replace(b"OK", b"OK\r\nContent-Encoding: gzip"), b"fine")
+    with pytest.raises(httpx.DecodingError):
+        await client.get(dependency.url)
+    await eventually(lambda: counted(auth) == LEFT, "the body to be left")
+
+
 @pytest.mark.parametrize("script", [waits(), IN_THE_BODY], ids=["before the headers", "in the body"])
 async def test_a_caller_that_is_cancelled_is_neutral(
     auth: Breaker, client: httpx.AsyncClient, dependency: RawServer, script: Script
@@ -431,16 +441,17 @@ async def test_an_error_counts(auth: Breaker, kind: type[BaseException], outcome
     assert counted(auth) == {outcome: 1}
 
 
+@pytest.mark.parametrize("kind", [LookupError, FileNotFoundError, httpx.ReadError, TimeoutError])
 async def test_what_the_requests_own_body_raises_is_ignored(
-    auth: Breaker, client: httpx.AsyncClient, dependency: RawServer
+    auth: Breaker, client: httpx.AsyncClient, dependency: RawServer, kind: type[Exception]
 ) -> None:
     """An upload that breaks at its source, as when a gateway's client goes away, is not the dependency's doing."""
 
     async def upload() -> AsyncIterator[bytes]:
         yield b"a part"
-        raise LookupError("the source is gone")
+        raise kind("the source is gone")
 
-    with pytest.raises(LookupError):
+    with pytest.raises(kind):
         await client.post(dependency.url, content=upload())
     assert counted(auth) == IGNORED
 
