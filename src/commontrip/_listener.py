@@ -1,5 +1,6 @@
 """What a replica tells whoever listens: transitions, calls that were not plain successes, and reports."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class Listeners:
             try:
                 said = getattr(listener, method)(*args, **kwargs)
                 answer = answer or said or ""
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # nobody can cancel our task here: nothing is awaited
                 if (id(listener), method) not in self._broken:
                     self._broken.add((id(listener), method))
                     logger.exception("%s.%s raised; this is logged once", type(listener).__name__, method)

@@ -127,9 +127,10 @@ class Rude(Listener):
 
     times_calls = True
 
-    def __init__(self) -> None:
+    def __init__(self, error: type[BaseException]) -> None:
         """Note what it is told all the same."""
         self.told: list[str] = []
+        self._error = error
 
     def on_transition(self, applied: Applied) -> None:
         """Raise."""
@@ -157,14 +158,15 @@ class Rude(Listener):
 
     def _raise(self, method: str, *_: object) -> NoReturn:
         self.told.append(method)
-        raise ZeroDivisionError(method)
+        raise self._error(method)
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
 async def test_t17_a_raising_listener_changes_nothing(
-    server: Any, prefix: str, caplog: pytest.LogCaptureFixture
+    server: Any, prefix: str, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     """Listeners that raise at whatever they hear change neither state nor results; it is logged once a method."""
-    rude = Rude()
+    rude = Rude(error)
     opens = policy(FailureCount(3), cooldown=0.1)
     store = RedisStore.from_url(server.url, prefix=prefix)
     async with Breakers(store, listeners=[rude]) as breakers:
