@@ -43,7 +43,7 @@ class Cooldown:
     def after(self, opens: int, retry_after: float = 0.0) -> float:
         """Return the seconds to stay open, having opened `opens` times in a row (1 = the first)."""
         try:
-            seconds = min(self.maximum, self.initial * self.factor ** (opens - 1))
+            seconds = min(self.maximum, self.initial * float(self.factor) ** (opens - 1))
         except OverflowError:
             seconds = self.maximum
         seconds *= 1 + random.uniform(-self.jitter, self.jitter)  # noqa: S311 - spreads load, keeps no secret

@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
@@ -283,6 +284,13 @@ def test_a_cooldown_grows_to_its_maximum() -> None:
     assert [cooldown.after(opens) for opens in (1, 2, 3, 6, 7, 8)] == [1, 2, 4, 32, 60, 60]
     assert cooldown.after(1_000_000) == 60
     assert Cooldown(1, 100, 60, 0).after(1_000_000) == 60
+
+
+def test_a_cooldown_is_as_quick_to_tell_however_often_it_came() -> None:
+    """Whole numbers make no huge ones, and what no float can hold is the maximum."""
+    began = time.process_time()
+    assert [Cooldown(1, 3, 60, 0).after(opens) for opens in (2, 3, 30_000_000)] == [3, 9, 60]
+    assert time.process_time() - began < 0.2
 
 
 def test_a_constant_cooldown_stays() -> None:
