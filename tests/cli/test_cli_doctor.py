@@ -256,6 +256,20 @@ async def test_a_save_that_failed_is_a_warning() -> None:
     assert [check.status for check in await examine("persistence", INFO=info)] == ["warn", "ok"]
 
 
+@pytest.mark.parametrize(
+    ("check", "says"),
+    [
+        ("server", "redis not told"),
+        ("role", "not told"),
+        ("memory", "maxmemory-policy not told, maxmemory not told, 0.0 MiB used"),
+        ("persistence", "AOF: not told"),
+    ],
+)
+async def test_what_a_server_keeps_to_itself_is_a_warning(check: str, says: str) -> None:
+    """A managed server may tell less than others: that is said, and the other checks go on."""
+    assert [(found.status, found.says) for found in await examine(check, INFO={})] == [("warn", says)]
+
+
 def test_a_slow_redis_is_a_warning(commontrip: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than a fifth of the store budget for one answer is too much."""
     monkeypatch.setattr(_doctor, "_SLOW", 0.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,8 @@ _APART = 5.0  # seconds between two clocks
 _NEARLY_FULL = 0.9
 _MOST_SEEN = 1000  # breakers that are looked at
 _SHOWN = 3  # names in one line
+_UNTOLD = "not told"
+"""What a managed server keeps to itself."""
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -98,25 +101,29 @@ async def _reachable(door: Door) -> Found:
 async def _server(door: Door) -> Found:
     for at, info in (await door.command("INFO", "server")).items():
         name = str(info.get("server_name") or "redis")
-        version = str(info.get("valkey_version") or info["redis_version"])
-        old = tuple(map(int, version.split(".")[:2])) < _OLDEST
-        yield "fail" if old else "ok", _of(at, f"{name} {version}"), "commontrip needs 6.2 or newer" if old else ""
+        version = str(info.get("valkey_version") or info.get("redis_version") or _UNTOLD)
+        known = re.match(r"(\d+)\.(\d+)", version)
+        old = known is not None and (int(known[1]), int(known[2])) < _OLDEST
+        status, advice = ("fail" if old else "ok" if known else "warn"), "commontrip needs 6.2 or newer"
+        yield status, _of(at, f"{name} {version}"), "" if status == "ok" else advice
 
 
 async def _role(door: Door) -> Found:
     for at, info in (await door.command("INFO", "replication")).items():
-        master = info["role"] == "master"
+        role = info.get("role")
+        says = {"master": "it is a master", None: _UNTOLD}.get(role, "it is a replica, which takes no writes")
         yield (
-            "ok" if master else "fail",
-            _of(at, f"it is a {'master' if master else 'replica, which takes no writes'}"),
-            "" if master else "give the master's address, or that of a Sentinel",
+            {"master": "ok", None: "warn"}.get(role, "fail"),
+            _of(at, says),
+            "" if role == "master" else "give the master's address, or that of a Sentinel",
         )
 
 
 async def _memory(door: Door) -> Found:
     for at, info in (await door.command("INFO", "memory")).items():
-        policy, most, used = info["maxmemory_policy"], int(info["maxmemory"]), int(info["used_memory"])
-        limit = f"{most / 2**20:.0f} MiB" if most else "no limit"
+        policy, most = info.get("maxmemory_policy", _UNTOLD), int(info.get("maxmemory", 0))
+        used = int(info.get("used_memory", 0))
+        limit = f"{most / 2**20:.0f} MiB" if most else "no limit" if "maxmemory" in info else _UNTOLD
         right = policy == "noeviction"
         yield (
             "ok" if right else "warn",
@@ -210,10 +217,9 @@ async def _persistence(door: Door) -> Found:
                 _of(at, "the last save failed"),
                 "Redis may refuse writes until one works: see its log and disk",
             )
-        kept = (
-            "AOF is on" if int(info["aof_enabled"]) else "AOF is off: after a restart replicas tell what they remember"
-        )
-        yield "ok", _of(at, kept)
+        aof = info.get("aof_enabled")
+        kept = {None: f"AOF: {_UNTOLD}", 0: "AOF is off: after a restart replicas tell what they remember"}
+        yield "warn" if aof is None else "ok", _of(at, kept.get(aof, "AOF is on"))
 
 
 async def _breakers(door: Door) -> Found:
