@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from commontrip._errors import StoreUnavailableError
 from commontrip._ledger import TOO_LATE
-from commontrip._line import AGAIN, Line
+from commontrip._line import AGAIN
 from commontrip._memory import MemoryStore
 from commontrip._state import Override, Reason, State
 from commontrip._store import Ask, Change, View
@@ -327,11 +327,6 @@ class Knowledge:
                 self.fresh = True
                 self._circuit.arrange()
         return self.local
-
-    def follow(self, line: Line) -> None:
-        """Go local if the line is down."""
-        if line.down:
-            self.go_local()
 
     def go_home(self, view: View) -> None:
         """Go back to the shared store: tell it a verdict that is newer than its own, else take what it says."""

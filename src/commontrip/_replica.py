@@ -145,7 +145,8 @@ class Replica:
         try:
             view: View = await (work if alone else self.line.call(operation, work))
         except StoreUnavailableError:
-            known.follow(self.line)
+            if self.line.down:
+                known.go_local()
             raise
         return view
 
