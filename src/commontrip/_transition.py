@@ -14,8 +14,12 @@ FIELDS = (
 )  # fmt: skip
 """The record's fields in order; times in ms, `-` for an empty one. `lua/common.lua` knows the same."""
 
-_LONGEST = 300  # characters: a longer number would be no float
-_EPOCH = re.compile(r"([0-9a-f]+)\.(\d+)\.([0-9a-f]+)")
+LARGEST, MOST_OPENS = 10**15, 10**6
+"""The largest number in a record, and how often in a row it says at most that a circuit has opened."""
+
+# What people write may be anything. `lua/common.lua` has the same limits, so that what is garbage there is so here.
+_LONGEST_RECORD, _LONGEST = 1000, 300  # characters of a record, of a field
+_EPOCH = re.compile(r"([0-9a-f]{1,64})\.(0|[1-9][0-9]{0,15})\.([0-9a-f]{1,64})")
 
 
 def token() -> str:
@@ -35,7 +39,11 @@ def span_ids(breaker: str, epoch: str, observer: str = "") -> tuple[int, int]:
 
 def word(text: str) -> str:
     """Make a text fit for one field of a record: no blanks, no control characters, not empty, not long."""
-    return re.sub(r"[^!-~]", "_", text)[:100] or "-"
+    return _tame(text)[:100] or "-"
+
+
+def _tame(text: str) -> str:
+    return re.sub(r"[^!-~]", "_", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,7 @@ class Epoch:
     def parse(cls, text: str) -> "Epoch":
         """Read the stored form; anything else is a `ValueError`."""
         match = _EPOCH.fullmatch(text)
-        if not match:
+        if not match or int(match[2]) > LARGEST:
             raise ValueError(f"an epoch is incarnation.number.token, not {text!r}")
         return cls(match[1], int(match[2]), match[3])
 
@@ -109,7 +117,13 @@ def _ms(seconds: float) -> int:
 
 
 def _full(text: str) -> str:
-    return "" if text == "-" else text
+    return "" if text == "-" else _tame(text)  # whoever may publish may have written anything
+
+
+def _number(text: str, most: int = LARGEST) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= most):
+        raise ValueError(f"a number is written in digits and at most {most}, not {text!r}")
+    return int(text)
 
 
 @lru_cache(maxsize=4096)
@@ -120,23 +134,25 @@ def parse(record: str) -> Transition:
         raise ValueError(f"a record has {len(FIELDS)} fields, not {len(fields)}: {record!r}")
     if max(map(len, fields)) > _LONGEST:
         raise ValueError(f"a field of a record has at most {_LONGEST} characters: {record!r}")
+    if len(record) > _LONGEST_RECORD:
+        raise ValueError(f"a record has at most {_LONGEST_RECORD} characters: {record!r}")
     f = dict(zip(FIELDS, fields, strict=True))
     return Transition(
         epoch=Epoch.parse(f["epoch"]),
         state=State(f["state"]),
-        since=int(f["since"]) / 1000,
-        until=int(f["until"]) / 1000,
-        cooldown=int(f["cooldown"]) / 1000,
-        opens=int(f["opens"]),
+        since=_number(f["since"]) / 1000,
+        until=_number(f["until"]) / 1000,
+        cooldown=_number(f["cooldown"]) / 1000,
+        opens=_number(f["opens"], MOST_OPENS),
         override=Override(f["override"]) if f["override"] != "-" else None,
-        override_until=int(f["override_until"]) / 1000,
-        reason=f["reason"],
+        override_until=_number(f["override_until"]) / 1000,
+        reason=_tame(f["reason"]),
         replica=_full(f["replica"]),
-        failures=int(f["failures"]),
-        calls=int(f["calls"]),
+        failures=_number(f["failures"]),
+        calls=_number(f["calls"]),
         previous=_full(f["previous"]),
         previous_state=State(f["previous_state"]) if f["previous_state"] in State.__members__ else None,
-        previous_since=int(f["previous_since"]) / 1000,
+        previous_since=_number(f["previous_since"]) / 1000,
         error=_full(f["error"]),
         cause=_full(f["cause"]),
     )

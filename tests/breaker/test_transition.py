@@ -1,6 +1,7 @@
 """The record: what is written of a transition can be read again, and nothing else can."""
 
 import contextlib
+import logging
 import re
 import string
 
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commontrip import Override, State, Transition
-from commontrip._transition import Epoch, parse, token, word
+from commontrip import Applied, Override, State, Transition
+from commontrip._listener import LogListener
+from commontrip._transition import FIELDS, Epoch, parse, token, word
 
 HEX = st.text("0123456789abcdef", min_size=1, max_size=16)
 TIMES = st.integers(0, 10**13).map(lambda ms: ms / 1000)
@@ -54,6 +56,22 @@ def test_no_text_breaks_a_record(transition: Transition, error: str, cause: str)
     assert re.fullmatch("[ -~]+", record)
     assert parse(record).epoch == made.epoch
     assert parse(record).record() == record
+
+
+@pytest.mark.parametrize("field", ["reason", "replica", "error", "cause", "previous"])
+@pytest.mark.parametrize("evil", ["a\nERROR b", "\x1b[2Jc", "d\re", "f\u2028g", "h\u202ei"])
+def test_a_forged_record_stays_one_harmless_line_in_the_log(
+    field: str, evil: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may publish may write anything into a record; no line break, escape or mark of it reaches a log."""
+    caplog.set_level(logging.INFO, "commontrip")
+    made = Transition(epoch=Epoch("ab", 1, "cd"), state=State.OPEN, since=1.0, reason="tripped")
+    fields = dict(zip(FIELDS, made.record().split(" "), strict=True)) | {field: evil.replace(" ", "_")}
+    forged = parse(" ".join(fields.values()))
+    LogListener().on_transition(Applied(breaker="auth", transition=forged, made=False, applied_at=1.0))
+    [record] = caplog.records
+    said = [record.getMessage(), forged.reason, forged.replica, forged.error, forged.cause, forged.previous]
+    assert all(re.fullmatch("[ -~]*", text) for text in said), said
 
 
 @given(st.text(max_size=80))
