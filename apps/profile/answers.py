@@ -10,6 +10,10 @@ import httpx
 from apps.profile.known import Roles
 
 MOST_BYTES = 65_536
+REFUSALS = (403, 404, 410)
+"""What auth says of a user who has no rights, whatever it sends along."""
+_LONGEST = 10 * 365 * 86_400
+"""Seconds of validity that are no limit: some say "for ever" with the largest number that they have."""
 
 
 class UnusableAnswerError(httpx.RemoteProtocolError):
@@ -20,7 +24,8 @@ class CheckedTransport(httpx.AsyncBaseTransport):
     """Reads the whole answer within `seconds` and 64 KiB, and takes a 200 only for what it should be.
 
     The roles and the seconds for which they are valid are left in the response's extensions, as `said`.
-    Too slow in all is a `ReadTimeout`, as one that is too slow at once: a body that trickles is no answer.
+    Too slow in all is a `ReadTimeout`, as one that is too slow at once: a body that trickles is no answer. A refusal
+    is one, however its body ends. Time in which all our own connections were in use is not auth's.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, seconds: float) -> None:
@@ -29,15 +34,20 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Ask; the request's extension `user` says whose info is expected."""
+        response: httpx.Response | None = None
+        clock = asyncio.get_running_loop().time
+        waiting = request.extensions["timeout"]["pool"] or 0.0
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(waiting + self._seconds) as limit:
+                request.extensions["placed"] = lambda: limit.reschedule(clock() + self._seconds)
                 response = await self._transport.handle_async_request(request)
-                try:
-                    body = await _read(response)
-                finally:
-                    await response.aclose()
-        except TimeoutError:
-            raise httpx.ReadTimeout(f"no whole answer within {self._seconds:g} s", request=request) from None
+                body = await _read(response)
+        except (TimeoutError, httpx.TransportError) as error:
+            if response is not None and response.status_code in REFUSALS:
+                return response
+            if isinstance(error, TimeoutError):
+                raise httpx.ReadTimeout(f"no whole answer within {self._seconds:g} s", request=request) from None
+            raise
         if response.status_code == httpx.codes.OK:
             response.extensions["said"] = _checked(response, body, request)
         return response
@@ -49,10 +59,13 @@ class CheckedTransport(httpx.AsyncBaseTransport):
 
 async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise UnusableAnswerError(f"auth's answer has more than {MOST_BYTES} bytes")
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MOST_BYTES:
+                raise UnusableAnswerError(f"auth's answer has more than {MOST_BYTES} bytes")
+    finally:
+        await response.aclose()
     return bytes(body)
 
 
@@ -72,9 +85,10 @@ def _parse(answer: Any, user: str) -> tuple[Roles, float]:
     proper = (
         answer["user_id"] == user
         and isinstance(roles, list)
-        and all(isinstance(role, str) for role in roles)
         and (valid_for is None or (isinstance(valid_for, int | float) and 0 <= valid_for < inf))
     )
     if not proper:
         raise ValueError(answer)
-    return tuple(roles), inf if valid_for is None else float(valid_for)
+    "".join(roles).encode()  # raises for what is no text, or none that can be passed on
+    until = inf if valid_for is None or valid_for > _LONGEST else float(valid_for)
+    return tuple(sorted(set(roles))), until  # in whatever order auth says them, they are the same rights

@@ -7,7 +7,7 @@ from time import monotonic
 import httpx
 from opentelemetry import propagate
 
-from apps.profile.answers import CheckedTransport
+from apps.profile.answers import REFUSALS, CheckedTransport
 from apps.profile.known import Roles
 from apps.profile.settings import Settings
 from apps.shared.connections import Connections
@@ -18,7 +18,6 @@ from commontrip.httpx import BreakerTransport, retry_after
 
 logger = logging.getLogger("apps.auth_client")
 
-_REFUSED = (403, 404, 410)
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "commontrip-profile"}
 _QUIET = 60.0  # seconds between two log lines about the same
 
@@ -80,7 +79,7 @@ class AuthClient:
         if status == httpx.codes.OK:
             said: tuple[Roles, float] = response.extensions["said"]
             return said
-        if status in _REFUSED:
+        if status in REFUSALS:
             return None
         if status == httpx.codes.UNAUTHORIZED:
             self._say(logging.ERROR, "auth does not accept our credentials: check PROFILE_AUTH_TOKEN")

@@ -4,6 +4,9 @@ A success costs no command: it is written down when it says something new, or wh
 quarter of the age at which it is no longer served, and then in a batch, off the request's path. Redis is read when
 the fallback is needed, and not before. What cannot be read within the budget is not waited for: then this
 process's own memory serves.
+
+A Redis that has lost what it held (restarted, flushed, failed over) knows nothing of what other replicas have heard.
+Each tells it again all that it knows, and until all have had the time for that, nobody goes by what is older.
 """
 
 import asyncio
@@ -24,8 +27,10 @@ logger = logging.getLogger("apps.memory")
 
 _BATCH = 0.1  # seconds for which answers are collected
 _AT_ONCE = 100  # commands in one round trip
+_FIRST = 0.25  # seconds for the first look: what was asked before it is older than all that Redis is known to hold
 _PAUSE = 0.5  # seconds until Redis is tried again
-_LOOK = 10.0  # seconds after which its clock is looked at again
+_LOOK = 2.0  # seconds after which a replica with anything to tell looks whether Redis still holds it
+_TOLD = 5.0  # seconds after a loss in which every replica has told what it knows
 _RENEW = 0.25  # of the age at which an answer is no longer served
 
 
@@ -45,10 +50,14 @@ class Memory:
         self._wake = asyncio.Event()
         self._away = False
         self._trying = False
+        self._held: tuple[float, int] | None = None  # since when Redis has lost nothing, and by which of its clocks
         self._writer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to write."""
+        """Look at Redis, if it is there, and begin to write."""
+        with contextlib.suppress(*AWAY):
+            async with asyncio.timeout(_FIRST):
+                await self._exchange("")
         self._wake.set()
         self._writer = asyncio.create_task(self._write())
         return self
@@ -107,6 +116,9 @@ class Memory:
             entry.hear(known)
             self._write_soon(user, entry)  # Redis may have lost it
             known = entry.there
+        since = self._shelf.since
+        if now - since < _TOLD and any(one.asked < since for one in known):
+            return None  # another replica may have heard otherwise, and has not told it again yet
         return served(known, now, self._most_age)
 
     def _write_soon(self, user: str, entry: Entry) -> None:
@@ -137,7 +149,7 @@ class Memory:
         self._trying = True
         try:
             async with asyncio.timeout(self._budget):
-                found = await self._shelf.exchange(user)
+                found = await self._exchange(user)
         except AWAY as error:
             self._gone(error)
             return None
@@ -149,17 +161,23 @@ class Memory:
 
     async def _write(self) -> None:
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 last = self._clock.last
-                if last is None or self._clock.local() - last.received > _LOOK:
-                    await self._shelf.look_at_clock()
+                if last is None or (self._entries and self._clock.local() - last.received > _LOOK):
+                    await self._exchange("")
                 await asyncio.sleep(_BATCH)
                 await self._write_all()
                 self._back()
             except AWAY as error:
                 self._gone(error)
+                await asyncio.sleep(_PAUSE)
+                self._wake.set()
+            except Exception:
+                logger.exception("what auth has said could not be written down; it is tried again")
                 await asyncio.sleep(_PAUSE)
                 self._wake.set()
 
@@ -173,14 +191,24 @@ class Memory:
         self._writing.append(user)
         try:
             if self._clock.last is None:
-                await self._shelf.look_at_clock()
-            known, _ = await self._shelf.exchange(user, self._entry(user).there)
+                await self._exchange("")
+            known, _ = await self._exchange(user, self._entry(user).there)
             self._entry(user).hear(known)
         except BaseException:
             self._unwritten[user] = None
             raise
         finally:
             self._writing.remove(user)
+
+    async def _exchange(self, user: str, answers: Known = ()) -> tuple[Known, float]:
+        """Write answers down and read what stands there; tell all again if Redis has lost what it held."""
+        found = await self._shelf.exchange(user, answers)
+        held = (self._shelf.since, self._clock.changes)
+        if held != self._held:
+            self._held = held
+            self._unwritten |= dict.fromkeys(self._entries)
+            self._wake.set()
+        return found
 
     def _gone(self, error: BaseException) -> None:
         if not self._away:

@@ -1,7 +1,7 @@
 """The fleet's memory of what auth said, in Redis: one hash per user, and one script that adds to it and reads it.
 
 Key `<prefix>:profile:known:<user>` (in a Cluster `<prefix>:{profile}:known:<user>`); it ends by itself when it is too
-old to be served.
+old to be served. `<prefix>:profile:since` says since when nothing was lost: it is gone when all was.
 """
 
 import asyncio
@@ -28,11 +28,15 @@ _REFUSED = "-"
 class Shelf:
     """Each call is one round trip and raises what `apps.shared.redis.AWAY` names."""
 
+    since = inf
+    """Redis's time since when it has lost nothing that was written, as of the last exchange; `inf`: it cannot say."""
+
     def __init__(self, client: Any, prefix: str, life: float, clock: StoreClock) -> None:
         """Keep records for `life` seconds; tell `clock` of every exchange."""
         self._client = client
         place = "{profile}" if isinstance(client, RedisCluster) else "profile"  # one slot: one clock
         self._prefix = f"{prefix}:{place}:known:"
+        self._since = f"{prefix}:{place}:since"
         self._life = round(life * 1000)
         self._clock = clock
         self._waiting: list[tuple[list[object], asyncio.Future[Any]]] = []
@@ -44,16 +48,12 @@ class Shelf:
         """Load the script, so that no request pays for it."""
         await self._client.script_load(self._script)
 
-    async def look_at_clock(self) -> None:
-        """Ask for the time, of the server that holds the records: in a Cluster each has its own."""
-        await self.exchange("")
-
     async def exchange(self, user: str, answers: Known = ()) -> tuple[Known, float]:
         """Add answers, dated by Redis's clock, and return those that may be the last, and Redis's time.
 
         What is asked in one turn of the event loop is one round trip.
         """
-        words: list[object] = [self._prefix + user, self._life]
+        words: list[object] = [self._prefix + user, self._since, self._life]
         for answer in answers:
             words += [_text(answer.roles), *map(_micro, (answer.asked, answer.answered, answer.expires))]
         answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -97,14 +97,16 @@ class Shelf:
             sent = self._clock.local()
             async with self._client.pipeline(transaction=False) as pipe:
                 for words in batch:
-                    pipe.execute_command("EVALSHA", self._sha, 1, *words)
+                    pipe.execute_command("EVALSHA", self._sha, 2, *words)
                 replies: list[Any] = await pipe.execute(raise_on_error=False)
             if again or not any(isinstance(reply, NoScriptError) for reply in replies):
                 break
             await self.warm()
-        times = [int(reply[0]) / _MICRO for reply in replies if not isinstance(reply, Exception)]
-        if times:
-            self._clock.heard(sent, times[-1])
+        answers = [reply for reply in replies if not isinstance(reply, Exception)]
+        if answers:
+            now, since = answers[-1][:2]
+            self._clock.heard(sent, int(now) / _MICRO)
+            self.since = int(since) / _MICRO if since.isdigit() else inf
         return replies
 
 
@@ -117,7 +119,7 @@ def _text(roles: Roles | None) -> str:
 
 
 def _known(reply: Sequence[str]) -> Known:
-    return tuple(_answer(*pair) for pair in zip(reply[1::2], reply[2::2], strict=True))
+    return tuple(_answer(*pair) for pair in zip(reply[2::2], reply[3::2], strict=True))
 
 
 def _answer(text: str, times: str) -> Answer:

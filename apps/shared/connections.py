@@ -37,11 +37,15 @@ class Connections(httpx.AsyncBaseTransport):
         self._closing: set[asyncio.Task[None]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send it; `PoolTimeout` if no connection is free within the request's timeout."""
+        """Send it; `PoolTimeout` if no connection is free within the request's timeout.
+
+        Its extension `placed`, if there is one, is called when there is a connection for it.
+        """
         if self._places.locked():
             await self._wait(request)
         else:
             await self._places.acquire()
+        request.extensions.get("placed", _nothing)()
         connection = self._take(request.url)
         try:
             response = await connection.transport.handle_async_request(request)
@@ -93,6 +97,10 @@ class Connections(httpx.AsyncBaseTransport):
         closing = asyncio.create_task(connection.transport.aclose())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+def _nothing() -> None:
+    """Do nothing: nobody wants to know."""
 
 
 class _Connection:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+from apps.profile import memory as module
 from apps.profile.clock import StoreClock
 from apps.profile.memory import Memory
 from apps.profile.shelf import Shelf
@@ -54,6 +55,15 @@ async def roles(memory: Memory, user: str = "ada") -> object:
     """What would be served now."""
     found = await memory.recall(user)
     return found[0] if found else None
+
+
+async def told(memory: Memory) -> None:
+    """Wait until every replica has had the time to tell a Redis that had lost all what it knows."""
+    await memory.recall("nobody")
+    since, clock = memory._shelf.since, memory._clock
+    last = clock.last
+    assert last
+    await eventually(lambda: last.earliest(clock.local()) - since > module._TOLD, "all to have told")
 
 
 async def written(memory: Memory) -> None:

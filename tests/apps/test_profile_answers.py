@@ -38,6 +38,7 @@ class Body(httpx.AsyncByteStream):
             raise self._error
 
 
+HALF = b'{"user_id": "ada", "roles": ["\\ud800"]}'
 START = b'{"user_id": "ada", "roles": ["adm'
 BROKEN = httpx.RemoteProtocolError("peer closed connection without sending complete message body")
 BIG = Body(START, b'in"], "more": "', *[b"x" * 65_536] * 160, b'"}')
@@ -65,6 +66,7 @@ CASES: dict[str, tuple[Said, str | None, Outcome]] = {
     "no object": (httpx.Response(200, json=["admin"]), "failed", Outcome.FAILURE),
     "no roles": (httpx.Response(200, json={"user_id": "ada"}), "failed", Outcome.FAILURE),
     "odd roles": (httpx.Response(200, json={"user_id": "ada", "roles": "admin"}), "failed", Outcome.FAILURE),
+    "half a character": (httpx.Response(200, headers=JSON, content=HALF), "failed", Outcome.FAILURE),
     "odd validity": (given(valid_for_seconds=-1), "failed", Outcome.FAILURE),
     "another user's": (given("eve", "root"), "failed", Outcome.FAILURE),
     "wrong type": (
@@ -110,19 +112,42 @@ async def test_no_usable_answer(case: str, profile: Profiles, upstream: respx.Mo
         (httpx.Response(403), [], True),
         (httpx.Response(404), [], True),
         (httpx.Response(410, stream=Body(b"gone")), [], True),
+        (httpx.Response(403, stream=BIG), [], True),
+        (httpx.Response(404, stream=Body(b"no", error=BROKEN)), [], True),
+        (httpx.Response(403, stream=Body(*[b" "] * 99, pause=0.02)), [], True),
+        (given("ada", "b", "a", "b"), ["a", "b"], False),
+        (given("ada", "admin", valid_for_seconds=1.7976931348623157e308), ["admin"], False),
+        (given("ada", "admin", valid_for_seconds=10**400), ["admin"], False),
     ],
-    ids=["200", "200 without roles", "403", "404", "410"],
+    ids=[
+        *("200", "200 without roles", "403", "404", "410", "403, 10 MB", "404, broken", "403, trickling"),
+        *("roles in disorder", "valid for ever", "valid for longer than that"),
+    ],
 )
 async def test_answer(
     response: httpx.Response, roles: list[str], *, refused: bool, profile: Profiles, upstream: respx.MockRouter
 ) -> None:
     """What auth says is what the user gets: roles, or none where auth refuses; for the breaker both are successes."""
-    replica = await profile()
+    replica = await profile(auth_timeout_seconds=0.3)
     say(upstream, response)
     expected = {"source": "live", "age_seconds": 0.0, "roles": roles, "refused": refused, "reason": None}
     assert await replica.auth() == {**expected, "valid_for_seconds": None}
     calls = replica.breaker.snapshot.calls
     assert (calls[Outcome.SUCCESS], sum(calls.values())) == (1, 1)
+
+
+@pytest.mark.parametrize("given_for", [None, 1.7976931348623157e308])
+async def test_whatever_auth_says_is_written_down(
+    given_for: float | None, profile: Profiles, upstream: respx.MockRouter, server: Server, prefix: str
+) -> None:
+    """An odd answer about one user does not end the memory of what is said of others."""
+    replica = await profile()
+    for user, until in (("ada", given_for), ("grace", None)):
+        say(upstream, given(user, "admin", valid_for_seconds=until), user)
+        await replica.auth(user)
+        await eventually(lambda: bool(server.cli("EXISTS", f"{prefix}:profile:known:{user}")), user)  # noqa: B023
+    say(upstream, httpx.Response(500))
+    assert (await replica.auth())["roles"] == ["admin"]
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -267,6 +292,24 @@ async def test_one_fleet(profile: Profiles, upstream: respx.MockRouter, server: 
     arrived = len(upstream.calls)
     assert [(await replica.auth())["source"] for replica in (one, other)] == ["stale", "stale"]
     assert len(upstream.calls) == arrived
+
+
+async def test_waiting_for_a_connection_of_our_own_is_not_auths_time(
+    profile: Profiles, upstream: respx.MockRouter
+) -> None:
+    """Who had to wait until a connection was free gives auth as long as anybody does, and no longer."""
+    replica = await profile(auth_connections=1, auth_timeout_seconds=0.8, auth_connect_seconds=0.75)
+    takes = 0.5
+
+    async def slowly(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(takes)
+        return given("ada", "admin")
+
+    upstream.get(f"{AUTH}/users/ada").mock(side_effect=slowly)
+    assert [auth["source"] for auth in await asyncio.gather(replica.auth(), replica.auth())] == ["live", "live"]
+    assert replica.breaker.snapshot.calls[Outcome.FAILURE] == 0
+    takes = 1.2
+    assert (await replica.auth())["reason"] == "timeout"
 
 
 async def test_without_a_breaker(profile: Profiles, upstream: respx.MockRouter) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from apps.profile import memory as module
 from apps.profile.clock import StoreClock
 from apps.profile.known import Answer, Known, merge
 from apps.profile.memory import Memory
 from apps.profile.shelf import Shelf
 from apps.shared.redis import AWAY
-from tests.apps.memories import ADMIN, BUDGET, READER, Local, Memories, roles, shelf_on, starter, written
+from tests.apps.memories import ADMIN, BUDGET, READER, Local, Memories, roles, shelf_on, starter, told, written
 from tests.apps.running import refusing
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
@@ -269,7 +270,7 @@ async def test_frozen_redis_delays_by_the_budget(fresh_server: Callable[..., Ser
     server = fresh_server()
     memory = await replica(server.url, budget=BUDGET)
     memory.learn("ada", memory.ask(), ADMIN)
-    await eventually(lambda: server.cli("DBSIZE") == 1, "the batch")
+    await eventually(lambda: server.cli("DBSIZE") == 2, "the batch")
     server.freeze()
     started = time.monotonic()
     assert [await roles(memory), await roles(memory, "grace")] == [ADMIN, None]
@@ -287,8 +288,11 @@ async def _timed(call: Awaitable[object]) -> float:
     return time.monotonic() - started
 
 
-async def test_redis_absent_at_start(fresh_server: Callable[..., Server], replica: Memories) -> None:
+async def test_redis_absent_at_start(
+    fresh_server: Callable[..., Server], replica: Memories, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without Redis a replica remembers for itself, refusals too; what it knows reaches Redis when that is there."""
+    monkeypatch.setattr(module, "_TOLD", 0.2)
     server = fresh_server()
     server.kill()
     memory = await replica(server.url)
@@ -299,6 +303,7 @@ async def test_redis_absent_at_start(fresh_server: Callable[..., Server], replic
     server.start()
     await written(memory)
     other = await replica(server.url)
+    await told(other)
     assert [await roles(other), await roles(other, "eve")] == [ADMIN, None]
 
 
@@ -319,17 +324,49 @@ async def test_refusal_while_redis_is_away_is_written_later(proxy: Proxy, replic
         await asyncio.sleep(0.02)
 
 
-async def test_lost_scripts_and_keys_are_no_loss(fresh_server: Callable[..., Server], replica: Memories) -> None:
-    """After a restart of Redis, empty and without scripts, this process's memory serves and is written again."""
+async def test_lost_scripts_and_keys_are_no_loss(
+    fresh_server: Callable[..., Server], replica: Memories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a restart of Redis, empty and without scripts, this process's memory is written again, and then serves."""
+    monkeypatch.setattr(module, "_TOLD", 0.5)
     server = fresh_server()
     memory = await replica(server.url)
     memory.learn("ada", memory.ask(), ADMIN)
-    await eventually(lambda: server.cli("DBSIZE") == 1, "the batch")
+    await eventually(lambda: server.cli("DBSIZE") == 2, "the batch")
     server.cli("FLUSHALL")
     server.cli("SCRIPT", "FLUSH")
+    assert await roles(memory) is None, "another replica may know more, and has not told it yet"
+    await eventually(lambda: server.cli("DBSIZE") == 2, "the record to be written again")
+    await told(memory)
     assert await roles(memory) == ADMIN
+
+
+async def test_what_is_heard_after_a_loss_is_served_at_once(server: Server, prefix: str, replica: Memories) -> None:
+    """What auth says once Redis is back and empty nobody can have heard otherwise before."""
+    memory = await replica()
+    server.cli("DEL", f"{prefix}:profile:since")
+    assert await roles(memory) is None
     memory.learn("ada", memory.ask(), ADMIN)
-    await eventually(lambda: server.cli("DBSIZE") == 1, "the record to be written again")
+    assert await roles(memory) == ADMIN
+
+
+async def test_an_emptied_redis_brings_nothing_back(
+    fresh_server: Callable[..., Server], replica: Memories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody gets roles from a replica that had them, when another one, asked about nobody since, heard a refusal."""
+    monkeypatch.setattr(module, "_LOOK", 0.2)
+    monkeypatch.setattr(module, "_TOLD", 2.0)
+    server = fresh_server()
+    one, other = await replica(server.url), await replica(server.url)
+    other.learn("ada", other.ask(), ADMIN)
+    await written(other)
+    await one.refuse("ada", one.ask())
+    server.cli("FLUSHALL")
+    assert await roles(other) is None
+    await told(other)
+    assert await roles(other) is None
+    [key] = server.cli("KEYS", "*:profile:known:ada")
+    assert server.cli("HKEYS", key) == ["-"]
 
 
 async def test_what_waits_is_written_at_the_end(redis_url: str, prefix: str, server: Server) -> None:

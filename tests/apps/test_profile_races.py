@@ -227,7 +227,7 @@ async def test_cluster(clustered: tuple[Cluster, Memories]) -> None:
         one.learn(f"u{i}", one.ask(), ADMIN)
     await written(one)
     assert [await roles(other, f"u{i}") for i in range(5)] == [ADMIN] * 5
-    assert sorted(node.cli("DBSIZE") for node in cluster.nodes) == [0, 0, 5]  # type: ignore[type-var]
+    assert sorted(node.cli("DBSIZE") for node in cluster.nodes) == [0, 0, 6]  # type: ignore[type-var]
     await other.refuse("u0", other.ask())
     assert await roles(one, "u0") is None
     for node in cluster.nodes:

@@ -43,7 +43,7 @@ async def _try(mutant: Mutant, original: Path) -> Verdict:
             trial.plant(mutant, project)
         except ValueError as error:
             return Verdict(0.0, wrong=str(error))
-        return await trial.run(project, mutant.tests)
+        return await trial.run(project, mutant.witnesses)
 
 
 def _line(mutant: Mutant, verdict: Verdict) -> str:
@@ -57,7 +57,7 @@ def _line(mutant: Mutant, verdict: Verdict) -> str:
 async def _run(mutants: list[Mutant]) -> int:
     started = time.monotonic()
     with trial.copy() as original:
-        tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+        tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.witnesses))
         print(f"{len(mutants)} mutants; first their {len(tests)} tests without them", flush=True)
         verdict = await trial.run(original, tests)
         if verdict.killed_by or verdict.wrong:

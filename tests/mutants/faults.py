@@ -1,17 +1,31 @@
-"""The faults: what breaks a promise of the library, and the tests that say so."""
+"""The faults: what breaks a promise of the library or of the services, and the tests that say so."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A fault: in `file` of src/commontrip `new` stands for `old`, and `tests` of tests/breaker must go red."""
+    """A fault: in `file` of src/commontrip `new` stands for `old`, and `tests` of tests/breaker must go red.
+
+    A file that begins with `apps/` is one of the services, and its tests are in tests/apps.
+    """
 
     name: str
     file: str
     old: str
     new: str
     tests: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """The file's path in the project."""
+        return self.file if self.file.startswith("apps/") else f"src/commontrip/{self.file}"
+
+    @property
+    def witnesses(self) -> tuple[str, ...]:
+        """The tests, by their paths in the project."""
+        folder = "tests/apps" if self.file.startswith("apps/") else "tests/breaker"
+        return tuple(f"{folder}/{test}" for test in self.tests)
 
     def apply(self, text: str) -> str:
         """Return the text with the fault; a `ValueError` if there is not exactly one place for it."""
@@ -516,5 +530,83 @@ MUTANTS = (
         'if not secrets.compare_digest(given.encode("latin-1"), self._token.encode()) or',
         "if",
         ("test_starlette.py::test_an_order_without_the_token_is_refused",),
+    ),
+    # -- what profile remembers of auth, and what the gateway passes on
+    Mutant(
+        "a late answer brings back what was refused",
+        "apps/profile/known.py",
+        "kept = [old for old in known if old.answered >= new.asked]",
+        "kept = []",
+        ("test_profile_answers.py::test_late_answer_does_not_bring_back_what_was_refused", "test_profile_known.py"),
+    ),
+    Mutant(
+        "a late answer brings back what was refused, in the script",
+        "apps/profile/known.lua",
+        "if old.asked > new.answered then",
+        "if false then",
+        ("test_profile_memory.py::test_script_does_what_the_rule_says",),
+    ),
+    Mutant(
+        "of answers that differ one is served",
+        "apps/profile/known.py",
+        "if len(known) != 1 or known[0].roles is None:",
+        "if not known or known[0].roles is None:",
+        ("test_profile_known.py",),
+    ),
+    Mutant(
+        "a refusal is kept to oneself",
+        "apps/profile/memory.py",
+        "await self._write_one(user)\n        except AWAY:",
+        "await asyncio.sleep(0)\n        except AWAY:",
+        ("test_profile_memory.py::test_refusal_is_the_fleets_when_it_is_answered",),
+    ),
+    Mutant(
+        "an emptied Redis is believed",
+        "apps/profile/memory.py",
+        "if now - since < _TOLD and any(one.asked < since for one in known):",
+        "if False:",
+        ("test_profile_memory.py::test_an_emptied_redis_brings_nothing_back",),
+    ),
+    Mutant(
+        "an emptied Redis is told nothing",
+        "apps/profile/memory.py",
+        "self._unwritten |= dict.fromkeys(self._entries)",
+        "pass",
+        ("test_profile_memory.py::test_an_emptied_redis_brings_nothing_back",),
+    ),
+    Mutant(
+        "a refusal with a bad body is none",
+        "apps/profile/answers.py",
+        "if response is not None and response.status_code in REFUSALS:",
+        "if False:",
+        ("test_profile_answers.py::test_answer",),
+    ),
+    Mutant(
+        "another user's answer is taken",
+        "apps/profile/answers.py",
+        'answer["user_id"] == user\n        and ',
+        "",
+        ("test_profile_answers.py::test_no_usable_answer",),
+    ),
+    Mutant(
+        "our own queue counts as auth's time",
+        "apps/shared/connections.py",
+        'request.extensions.get("placed", _nothing)()',
+        "_nothing()",
+        ("test_profile_answers.py::test_waiting_for_a_connection_of_our_own_is_not_auths_time",),
+    ),
+    Mutant(
+        "what was begun is asked again",
+        "apps/gateway/proxy.py",
+        'if repeated or scope["method"] not in _IDEMPOTENT:',
+        "if repeated:",
+        ("test_gateway_answers.py",),
+    ),
+    Mutant(
+        "the client's word of who asks is believed",
+        "apps/gateway/headers.py",
+        'given = _first(scope["headers"]) if trust else {}',
+        'given = _first(scope["headers"])',
+        ("test_gateway_requests.py",),
     ),
 )

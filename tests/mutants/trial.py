@@ -45,7 +45,7 @@ def copy(source: Path = _PROJECT) -> Iterator[Path]:
 
 def plant(mutant: Mutant, project: Path) -> None:
     """Put the fault into a copy; a `ValueError` if there is no place for it, or nothing that can be run."""
-    file = project / "src" / "commontrip" / mutant.file
+    file = project / mutant.place
     text = mutant.apply(file.read_text())
     if file.suffix == ".py":
         try:
@@ -56,7 +56,7 @@ def plant(mutant: Mutant, project: Path) -> None:
 
 
 async def run(project: Path, tests: Sequence[str]) -> Verdict:
-    """Run tests of tests/breaker in a copy until one is red."""
+    """Run tests in a copy until one is red."""
     started = time.monotonic()
 
     def verdict(killed_by: str = "", wrong: str = "") -> Verdict:
@@ -67,7 +67,7 @@ async def run(project: Path, tests: Sequence[str]) -> Verdict:
         return verdict(wrong=f"it is not the copy in {project} that is imported: {where}")
     try:
         async with asyncio.timeout(LONGEST):
-            code, said = await _python(project, *_PYTEST, *(f"tests/breaker/{test}" for test in tests))
+            code, said = await _python(project, *_PYTEST, *tests)
     except TimeoutError:
         return verdict(wrong=f"no end within {LONGEST:g} s")
     red = [line.split(" - ")[0] for line in said.splitlines() if line.startswith("FAILED ")]

@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 ROLES = {
     "ada": ["admin", "editor"],
     "alan": ["editor"],
-    "grace": ["reader", "editor"],
+    "grace": ["editor", "reader"],
     "mallory": None,  # whom auth refuses
     "nobody": None,
 }
