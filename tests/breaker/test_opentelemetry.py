@@ -181,6 +181,27 @@ def points(reader: InMemoryMetricReader, metric: str) -> dict[tuple[Any, ...], A
     return found
 
 
+class Stuck(InMemorySpanExporter):
+    """Answers nothing until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Wait."""
+        self.released.wait(30)
+        return super().export(spans)
+
+
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    """An exporter whose collector does not answer."""
+    exporter = Stuck()
+    yield exporter
+    exporter.released.set()
+
+
 # -- the spans of a fleet
 
 
@@ -257,28 +278,32 @@ async def test_the_closing_span_links_to_the_probe_that_decided_it(alone: Replic
     assert links(closing)["cause"] == (probe.get_span_context().trace_id, probe.get_span_context().span_id)
 
 
+@pytest.mark.parametrize("sampler", ["always_off", "always_on"])
 async def test_nothing_of_the_main_provider_loses_a_transition(
-    redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch, stuck: Stuck, sampler: str
 ) -> None:
-    """Sampled at 0, behind a full queue and a schedule of a minute, the transition's span is there within seconds."""
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    """Not sampled, or behind a queue that loses spans, the transition's span is there within seconds."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
     for setting, value in {"MAX_QUEUE_SIZE": 1, "MAX_EXPORT_BATCH_SIZE": 1, "SCHEDULE_DELAY": 60_000}.items():
         monkeypatch.setenv(f"OTEL_BSP_{setting}", str(value))
     main = TracerProvider()
-    main.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    main.add_span_processor(BatchSpanProcessor(stuck))
     async with running(RedisStore.from_url(redis_url, prefix=prefix)) as replica:
-        with main.get_tracer("main").start_as_current_span("request") as request:
-            await trip(replica)
         for _ in range(100):
             main.get_tracer("main").start_span("burst").end()
+        with main.get_tracer("main").start_as_current_span("request") as request:
+            await trip(replica)
         await eventually(lambda: bool(replica.exporter.get_finished_spans()), "the span", within=3)  # the SDK waits 5
         (span,) = replica.exporter.get_finished_spans()
-    assert not request.get_span_context().trace_flags.sampled
+    stuck.released.set()
+    main.shutdown()
+    kept = len(stuck.get_finished_spans())
+    assert 0 < kept < 10 if sampler == "always_on" else kept == 0
+    assert request.get_span_context().trace_flags.sampled is (sampler == "always_on")
     assert span.context
     assert span.context.trace_flags.sampled
     assert span.parent is None
     assert links(span)["cause"] == (request.get_span_context().trace_id, request.get_span_context().span_id)
-    main.shutdown()
 
 
 async def test_local_mode_makes_no_span_and_no_transition() -> None:
@@ -424,27 +449,6 @@ async def test_hostile_text_is_text() -> None:
 
 
 # -- sending
-
-
-class Stuck(InMemorySpanExporter):
-    """Answers nothing until it is released."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.released = threading.Event()
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Wait."""
-        self.released.wait(30)
-        return super().export(spans)
-
-
-@pytest.fixture
-def stuck() -> Iterator[Stuck]:
-    """An exporter whose collector does not answer."""
-    exporter = Stuck()
-    yield exporter
-    exporter.released.set()
 
 
 async def test_a_silent_collector_costs_its_deadline_and_no_more(stuck: Stuck) -> None:

@@ -48,7 +48,7 @@ async def text(page: Page, selector: str) -> str:
 
 
 async def test_a_trip_is_on_screen_within_200_ms(services: Services, pages: Pages) -> None:
-    """From the commit in Redis to the frame that shows it, whether this replica or another one made the trip."""
+    """From the commit in Redis to the frame that shows it, whether this replica or another made it; one may be late."""
     watched, other = services(), services()
     page = await pages(watched.console)
     took = []
@@ -62,7 +62,7 @@ async def test_a_trip_is_on_screen_within_200_ms(services: Services, pages: Page
         watched.order(None)
         await state(page, "CLOSED")
     print("from the commit to the screen:", ", ".join(f"{1000 * seconds:.0f} ms" for seconds in took))
-    assert statistics.median(took) < 0.2
+    assert sorted(took)[-2] < 0.2
 
 
 async def test_at_three_in_the_morning(services: Services, pages: Pages) -> None:

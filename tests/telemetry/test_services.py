@@ -204,12 +204,12 @@ async def test_who_ends_in_order_leaves_no_span_behind(
 async def test_a_collector_that_is_away_for_ten_seconds_loses_nothing(
     server: Server, prefix: str, auth: Auth, tmp_path: Path
 ) -> None:
-    """Nor do a main queue of one span, and a sampler at 0: every transition and observation arrives once it is back."""
+    """Nor does a main queue that is full: every transition and observation arrives once the collector is back."""
     port = free_port()
     otel = {
         "otel_exporter_otlp_endpoint": f"http://127.0.0.1:{port}",
         "otel_exporter_otlp_timeout": "2",
-        "otel_traces_sampler": "always_off",
+        "otel_traces_sampler": "always_on",
         "otel_bsp_max_queue_size": "1",
         "otel_bsp_max_export_batch_size": "1",
     }
@@ -217,6 +217,8 @@ async def test_a_collector_that_is_away_for_ten_seconds_loses_nothing(
         away_since = time.monotonic()
         await fleet.trip(fleet.all[0])
         await fleet.recover(fleet.all[1])
+        for _ in range(20):
+            await fleet.ask(fleet.all[0])
         await asyncio.sleep(away_since + 10 - time.monotonic())
         with Sink(port) as sink:
             await eventually(lambda: distinct(sink.transitions()) == 3, "the spans of transitions", 20)
@@ -237,12 +239,13 @@ async def test_a_silent_collector_delays_no_request_and_no_end(
         await fleet.recover(fleet.all[1])
         await eventually(lambda: sink.asked >= 2, "exports to hang")
         asked = sink.asked
-        for _ in range(50):
+        for _ in range(100):
             assert (await fleet.ask(fleet.all[0]))["source"] == "live"
-        took = requests_logged(fleet.all[0], "/profile/ada")[-50:]
+        took = sorted(line["milliseconds"] for line in requests_logged(fleet.all[0], "/profile/ada")[-100:])
         started = time.monotonic()
         assert await asyncio.to_thread(fleet.all[0].stop) == 0
         ended = time.monotonic() - started
-    print(f"ended within {ended:.1f} s; median request {sorted(line['milliseconds'] for line in took)[25]} ms; {asked}")
-    assert sorted(line["milliseconds"] for line in took)[25] < 100
+    print(f"ended within {ended:.1f} s; requests: median {took[50]} ms, p98 {took[98]} ms; {asked}")
+    assert took[50] < 100
+    assert took[98] < 500
     assert ended < 5
