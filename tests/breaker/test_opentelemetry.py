@@ -624,6 +624,7 @@ UNITS = {
     "circuit_breaker.calls": ("{call}", "Sum"),
     "circuit_breaker.transitions": ("{transition}", "Sum"),
     "circuit_breaker.state": ("{breaker}", "Gauge"),
+    "circuit_breaker.override": ("{breaker}", "Gauge"),
     "circuit_breaker.local_mode": ("{breaker}", "Gauge"),
     "circuit_breaker.propagation": ("s", "Histogram"),
     "circuit_breaker.store.duration": ("s", "Histogram"),
@@ -673,6 +674,17 @@ async def test_who_has_not_used_a_breaker_says_nothing_of_its_state(fleet: list[
         {},
         {},
     ]
+
+
+async def test_an_order_in_force_is_told_by_every_replica(fleet: list[Replica]) -> None:
+    """A disabled circuit is closed by its state: that somebody ordered it is a metric of its own."""
+    none = dict.fromkeys([("auth", "forced_open"), ("auth", "disabled"), ("auth", "observe")], 0)
+    for order, told in ((Override.DISABLED, {("auth", "disabled"): 1}), (None, {})):
+        await fleet[0].breaker.override(order, author="ann", reason="drill")
+        await eventually(lambda order=order: all(r.breaker.snapshot.override == order for r in fleet), "the order")  # type: ignore[misc]
+        assert [points(r.reader, "circuit_breaker.override") for r in fleet] == [none | told] * 3
+    fleet[0].breakers.get("unused", POLICY)
+    assert points(fleet[0].reader, "circuit_breaker.override") == none
 
 
 async def test_transitions_add_up_over_the_fleet(fleet: list[Replica]) -> None:

@@ -98,7 +98,7 @@ def _wrong(expr: Any, there: Exposed, aggregated: str, *, rated: bool) -> Iterat
     counts = bool(re.search("_(total|count|sum|bucket)$", name))
     if counts != rated:
         yield f"{name} is {'a counter and has no rate' if counts else 'no counter'}"
-    if name == "circuit_breaker_state" and aggregated != "max":
+    if name in ("circuit_breaker_state", "circuit_breaker_override") and aggregated != "max":
         yield f"every replica reports the fleet's {name}: it is aggregated by max, not {aggregated or 'at all'}"
     if counts and aggregated != "sum" and (aggregated or name.startswith("circuit_")):
         yield f"every replica counts {name} for itself: it is summed"

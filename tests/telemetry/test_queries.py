@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from commontrip import Outcome, State
+from commontrip import Outcome, Override, State
 from tests.support.servers import Server
 from tests.telemetry import promql
 from tests.telemetry.fleet import Auth, Fleet
@@ -29,6 +29,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 METRICS = {
     "circuit_breaker_calls_total": {"circuit_breaker_name", "circuit_breaker_outcome"},
     "circuit_breaker_local_mode": {"circuit_breaker_name"},
+    "circuit_breaker_override": {"circuit_breaker_name", "circuit_breaker_override"},
     "circuit_breaker_propagation_seconds_bucket": {"circuit_breaker_name", "le"},
     "circuit_breaker_state": {"circuit_breaker_name", "circuit_breaker_state"},
     "circuit_breaker_store_duration_seconds_bucket": {"circuit_breaker_store_operation", "error_type", "le"},
@@ -67,6 +68,7 @@ def test_the_metrics_of_the_design_are_exposed(there: Exposed) -> None:
     """Each by its name and with its labels, and states and outcomes are those of the library."""
     assert {name: set(there[name]) for name in METRICS} == METRICS
     assert there["circuit_breaker_state"]["circuit_breaker_state"] == {state.lower() for state in State}
+    assert there["circuit_breaker_override"]["circuit_breaker_override"] == {order.lower() for order in Override}
     assert there["circuit_breaker_calls_total"]["circuit_breaker_outcome"] == {outcome.value for outcome in Outcome}
 
 
@@ -132,6 +134,7 @@ def test_panels_do_not_overlap() -> None:
         ('max(circuit_breaker_state{circuit_breaker_state="OPEN"})', "is never OPEN"),
         ("max by (breaker) (circuit_breaker_state)", "no label breaker"),
         ("sum(circuit_breaker_state)", "by max"),
+        ("sum(circuit_breaker_override)", "by max"),
         ("circuit_breaker_state", "by max"),
         ("sum(circuit_breaker_calls_total)", "has no rate"),
         ("max(rate(circuit_breaker_calls_total[5m]))", "summed"),

@@ -19,7 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from commontrip import _check, _transition
 from commontrip._breakers import Breakers
 from commontrip._listener import Applied, Listener
-from commontrip._state import Outcome, Reason, State
+from commontrip._state import Outcome, Override, Reason, State
 from commontrip._transition import Transition, token
 from commontrip.opentelemetry import names
 from commontrip.opentelemetry._delivery import Delivery, within
@@ -110,6 +110,7 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             (meter.create_observable_counter, names.CALLS_METRIC, self._calls, "Calls of this replica"),
             (meter.create_observable_counter, names.TRANSITIONS_METRIC, self._transitions, "Made by this replica"),
             (meter.create_observable_gauge, names.STATE_METRIC, self._states, "1 for the state it is in, else 0"),
+            (meter.create_observable_gauge, names.OVERRIDE_METRIC, self._orders, "1 for the order in force, else 0"),
             (meter.create_observable_gauge, names.LOCAL_MODE_METRIC, self._modes, "1 while the store is away, else 0"),
         ):
             create(name, [read], unit, text)
@@ -261,6 +262,13 @@ class Telemetry(Listener, AbstractAsyncContextManager["Telemetry"]):
             known = breaker.snapshot
             for state in State if known.transition else ():  # who has not asked yet does not know the fleet's state
                 yield Observation(int(state is known.state), {names.NAME: breaker.name, names.STATE: state.lower()})
+
+    def _orders(self, _: CallbackOptions) -> Iterable[Observation]:
+        for breaker in self._breakers:
+            known = breaker.snapshot
+            for order in Override if known.transition else ():
+                attributes = {names.NAME: breaker.name, names.OVERRIDE: order.lower()}
+                yield Observation(int(order is known.override), attributes)
 
     def _modes(self, _: CallbackOptions) -> Iterable[Observation]:
         for breaker in self._breakers:

@@ -7,6 +7,7 @@ NAME = "circuit_breaker.name"
 STATE = "circuit_breaker.state"
 PREVIOUS_STATE = "circuit_breaker.previous_state"
 PREVIOUS_DURATION = "circuit_breaker.previous_state_duration"
+OVERRIDE = "circuit_breaker.override"
 OUTCOME = "circuit_breaker.outcome"
 NUMBER = "circuit_breaker.transition.id"
 REASON = "circuit_breaker.transition.reason"
@@ -22,6 +23,7 @@ ERROR_TYPE = "error.type"
 
 CALLS_METRIC = ("circuit_breaker.calls", "{call}")
 STATE_METRIC = ("circuit_breaker.state", "{breaker}")
+OVERRIDE_METRIC = ("circuit_breaker.override", "{breaker}")
 LOCAL_MODE_METRIC = ("circuit_breaker.local_mode", "{breaker}")
 CALL_DURATION_METRIC = ("circuit_breaker.call.duration", "s")
 TRANSITIONS_METRIC = ("circuit_breaker.transitions", "{transition}")
