@@ -320,6 +320,28 @@ async def test_a_keyboard_is_enough(services: Services, pages: Pages) -> None:
     assert await page.evaluate("document.activeElement.getAttribute('aria-label')") == "Order for auth", "moved with it"
 
 
+async def test_a_chip_of_the_overview_keeps_the_focus(services: Services, pages: Pages) -> None:
+    """When a circuit opens its place in the overview stays, and so does who is on it by keyboard."""
+    service = services(names=["auth", *"bcdefg"])
+    page = await pages(service.console)
+    await page.locator("#overview a", has_text="auth").focus()
+    await asyncio.to_thread(trip, service)
+    await state(page, "OPEN")
+    assert await page.evaluate("document.activeElement.getAttribute('href')") == "#circuit-auth"
+    names = await page.locator("#overview a span").all_inner_texts()
+    assert names == sorted(names)
+
+
+async def test_captions_of_two_charts_are_in_one_line(services: Services, pages: Pages) -> None:
+    """Side by side on a desk, the charts of a card begin at one height."""
+    page = await pages(services().console, viewport={"width": 1180, "height": 720})
+    tops = [await one.bounding_box() for one in await page.locator(f"{CARD} figcaption").all()]
+    assert tops[0]
+    assert tops[1]
+    assert tops[0]["x"] < tops[1]["x"]
+    assert tops[0]["y"] == tops[1]["y"]
+
+
 # -- what may be lost
 
 

@@ -240,12 +240,16 @@ function place(card) {
   const section = get(card.worry ? "trouble" : "closed");
   const rest = [...section.children].filter((one) => one !== card.element);
   const next = rest.find((one) => one.card.name > card.name) ?? null;
-  if (card.element.parentNode === section && card.element.nextElementSibling === next) return;
-  const focused = document.activeElement; // moving an element takes the focus from it
-  section.insertBefore(card.element, next);
-  if (card.element.contains(focused)) focused.focus({ preventScroll: true });
+  move(card.element, section, next);
   const chips = [...get("overview").children].filter((one) => one !== card.link);
-  get("overview").insertBefore(card.link, chips.find((one) => one.textContent > card.link.textContent) ?? null);
+  move(card.link, get("overview"), chips.find((one) => one.firstChild.textContent > card.name) ?? null);
+}
+
+function move(element, into, next) {
+  if (element.parentNode === into && element.nextElementSibling === next) return;
+  const focused = document.activeElement; // moving an element takes the focus from it
+  into.insertBefore(element, next);
+  if (element.contains(focused)) focused.focus({ preventScroll: true });
 }
 
 function summarize() {
