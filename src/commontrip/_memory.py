@@ -11,7 +11,7 @@ from time import time
 from commontrip._counts import Counts, Run
 from commontrip._state import Override, Reason, State
 from commontrip._store import TOO_OLD, Ask, Batch, Change, Lease, Settlement, View
-from commontrip._transition import Epoch, Transition
+from commontrip._transition import LARGEST, MOST_OPENS, Epoch, Transition
 
 _BUCKETS = 10
 
@@ -305,13 +305,15 @@ class MemoryStore:
         old = breaker.transition if breaker else None
         number = max(old.epoch.number if old else -1, change.floor) + 1
         incarnation = old.epoch.incarnation if old else change.incarnation or change.token
+        if number > LARGEST:
+            number, incarnation = 1, change.token
         made = Transition(
             epoch=Epoch(incarnation, number, change.token),
             state=change.to,
             since=now,
             until=now + change.remaining if change.to == State.OPEN else 0.0,
             cooldown=max(change.cooldown, change.override_for),
-            opens=change.opens,
+            opens=min(change.opens, MOST_OPENS),
             override=change.override,
             override_until=now + change.override_for if change.override else 0.0,
             reason=change.reason,

@@ -178,7 +178,7 @@ class Replica:
         try:
             asks = [circuit.knowledge.ask() for circuit in readers]
             views = await self.line.call("read", self.store.read(asks))
-        except StoreUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
             for future in readers.values():
                 future.set_exception(error)
                 future.exception()  # whoever waited may have been cancelled
@@ -254,13 +254,15 @@ class Replica:
                 self._schedule()
 
     async def _send(self, batches: list[tuple[Circuit, Batch]]) -> None:
+        waiting = {circuit.name: circuit for circuit, _ in batches}
         try:
-            views = await self.line.call("record", self.store.record([batch for _, batch in batches]))
-        except StoreUnavailableError:
-            self._dirty |= {circuit.name: circuit for circuit, _ in batches}
-            return
-        for (circuit, batch), view in zip(batches, views, strict=True):
-            circuit.answered(batch, view)
+            with contextlib.suppress(StoreUnavailableError):
+                views = await self.line.call("record", self.store.record([batch for _, batch in batches]))
+                for (circuit, batch), view in zip(batches, views, strict=True):
+                    del waiting[circuit.name]
+                    circuit.answered(batch, view)
+        finally:  # also if one of them has raised: what was not answered is sent again
+            self._dirty |= waiting
 
     # -- looks: polling as the fallback of the subscription
 

@@ -381,13 +381,20 @@ def _refused(error: BaseException | None) -> bool:
     return False
 
 
+def _parsed(record: str) -> Transition:
+    try:
+        return parse(record)
+    except ValueError as error:  # the scripts take a record that we do not: they are another release's
+        raise StoreUnavailableError("read", str(error)) from error
+
+
 def _view(reply: Sequence[Any]) -> View:
     status, record, now, by_hand, mended, calls, failures, slow, peak, run, retry_after, done, failed, live, wait = (
         reply
     )
     return View(
         status=status,
-        transition=parse(record) if record else None,
+        transition=_parsed(record) if record else None,
         now=now / 1000,
         by_hand=State(by_hand) if by_hand else None,
         mended=mended,

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,6 +10,7 @@ from commontrip import (
     Breakers,
     CircuitOpenError,
     ConsecutiveFailures,
+    FailureCount,
     MemoryStore,
     Outcome,
     Policy,
@@ -16,6 +18,7 @@ from commontrip import (
     State,
     StoreUnavailableError,
 )
+from commontrip._store import Ask, Batch, View
 from commontrip.redis import RedisStore
 from tests.breaker.members import Join, joins, policy
 from tests.breaker.test_races_leases import fleet, probe
@@ -150,6 +153,39 @@ async def test_a_place_asked_of_a_store_that_has_gone_is_none(join: Join) -> Non
         await a.refused()
         assert (await probe(a)).probe
         assert a.breaker.snapshot.local
+
+
+async def test_an_error_of_no_store_loses_no_outcome(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong with a batch, it is sent again, and all that waited with it."""
+    async with join(policy=policy(FailureCount(9))) as a:
+        other = a.breakers.get("other", policy(FailureCount(9)))
+        await a.succeed()
+        await other.admit()
+        await a.breakers.flush()
+        record = a.store.record
+
+        async def fail(batches: Sequence[Batch]) -> list[View]:
+            monkeypatch.setattr(a.store, "record", record)
+            raise RuntimeError(batches)
+
+        monkeypatch.setattr(a.store, "record", fail)
+        await a.fail()
+        (await other.admit()).end(Outcome.FAILURE)
+        await a.breakers.flush()
+        assert [(await one.read()).counts.failures for one in (a.breaker, other)] == [1, 1]
+
+
+async def test_an_error_of_no_store_keeps_no_reader_waiting(join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong with a first read, the next call reads again."""
+    async with join() as a:
+        read = a.store.read
+
+        async def fail(asks: Sequence[Ask]) -> list[View]:
+            monkeypatch.setattr(a.store, "read", read)
+            raise RuntimeError(asks)
+
+        monkeypatch.setattr(a.store, "read", fail)
+        await a.insists(lambda: bool(a.epoch), "the second read")
 
 
 async def test_a_missing_right_to_be_present_keeps_nobody_away(join: Join) -> None:

@@ -400,6 +400,23 @@ class TransitionContract:
         numbers = [Epoch.parse(epoch(view)).number for view in (one, ten, eleven)]
         assert numbers == [1, 10, 11]
 
+    async def test_where_the_numbers_end_an_incarnation_begins(self, caller: Caller) -> None:
+        """Above the largest number that a record can hold comes 1 of a new incarnation, and it goes on from there."""
+        await caller.seed()
+        last = await caller.change(State.CLOSED, floor=10**15 - 1)
+        assert Epoch.parse(epoch(last)).number == 10**15
+        first = await caller.open(token="cafe")
+        assert epoch(first) == "cafe.1.cafe"
+        assert epoch(await caller.change(State.CLOSED)).startswith("cafe.2.")
+
+    async def test_no_transition_says_more_than_a_record_can_hold(self, caller: Caller) -> None:
+        """However often in a row it has opened, the record can be read again."""
+        await caller.seed()
+        made = (await caller.open(opens=10**6 + 1)).transition
+        assert made is not None
+        assert made.opens == 10**6
+        assert parse(made.record()).epoch == made.epoch
+
     async def test_an_incarnation_is_kept(self, caller: Caller) -> None:
         """A remembered incarnation goes on where there is nothing, else the one that is there."""
         made = await caller.open(expected="", incarnation="cafe", floor=4)

@@ -101,6 +101,15 @@ def test_a_number_without_end_is_a_value_error(transition: Transition, place: in
         parse(" ".join(fields))
 
 
+@given(TRANSITIONS, st.sampled_from([2, 3, 4, 5, 7, 10, 11, 14]), st.sampled_from([str(10**15 + 1), "1_0", "\u0663"]))
+def test_what_the_scripts_do_not_take_is_a_value_error(transition: Transition, place: int, number: str) -> None:
+    """A number above the largest, or in other than plain digits, is a ValueError."""
+    fields = transition.record().split(" ")
+    fields[place] = number
+    with pytest.raises(ValueError, match="in digits and at most"):
+        parse(" ".join(fields))
+
+
 @pytest.mark.parametrize(
     "text", ["", "a", "a.1", "a.1.", ".1.b", "a.x.b", "a.1.b.c", "A.1.b", "a.-1.b", "a.1.b\n", " a.1.b"]
 )

@@ -116,8 +116,8 @@ MUTANTS = (
     Mutant(
         "batch dropped on a lost reply",
         "_replica.py",
-        "self._dirty |= {circuit.name: circuit for circuit, _ in batches}",
-        "[setattr(circuit.ledger, '_sent', None) for circuit, _ in batches]",
+        "self._dirty |= waiting",
+        "[setattr(circuit.ledger, '_sent', None) for circuit in waiting.values()]",
         (
             "test_races_batches.py::test_race_02_losses_lose_and_double_nothing",
             "test_races_batches.py::test_race_02_what_comes_during_a_repetition_leaves_by_itself",

@@ -1,7 +1,8 @@
 -- The commit: one SET of `epoch` makes the transition; what follows is derived from it and may fail singly.
 --
--- Invariants: the number is one above all that anybody remembers; the token is minted by the caller, so a
---   repeated call can be told; leases of running probes survive, only the round's tally starts anew.
+-- Invariants: the number is one above all that anybody remembers, and where there is none left a new incarnation
+--   begins at 1; the token is minted by the caller, so a repeated call can be told; leases of running probes survive,
+--   only the round's tally starts anew; what is written can be read again, whatever numbers the keys held.
 
 local PROBES = 5 -- token succeeded failed nobody-before longest-lease, then id expiry per lease
 
@@ -9,7 +10,7 @@ local function load_probes(raw)
   local ok, p = pcall(cmsgpack.unpack, raw or '')
   local sound = ok and type(p) == 'table' and type(p[1]) == 'string' and #p >= PROBES and #p % 2 == 1
   for i = 2, sound and #p or 0 do
-    sound = sound and type(p[i]) == ((i > PROBES and i % 2 == 0) and 'string' or 'number')
+    if i > PROBES and i % 2 == 0 then sound = sound and type(p[i]) == 'string' else sound = sound and fits(p[i]) end
   end
   return sound and p or {'', 0, 0, 0, 0}, sound or not raw
 end
@@ -28,14 +29,16 @@ local function save_probes(key, p, e)
 end
 
 local function commit(key, name, e, to, new)
-  local n = math.max(e and e.n or -1, new.floor or -1) + 1
+  local n, inc = math.max(e and e.n or -1, new.floor or -1) + 1, e and e.inc or new.inc
+  if n > LARGEST then n, inc = 1, new.token end
   local till = to == 'OPEN' and now + new.remaining or 0
   local mode_for = new.mode ~= '-' and new.mode_for or 0
   local span = math.max(new.cooldown, mode_for)
   local ttl = BASE + span
   local fields = {
-    (e and e.inc or new.inc) .. '.' .. text(n) .. '.' .. new.token, to, text(now), text(till), text(span), text(new.opens),
-    new.mode, text(mode_for > 0 and now + mode_for or 0), new.reason, new.replica, text(new.failures), text(new.calls),
+    inc .. '.' .. text(n) .. '.' .. new.token, to, text(now), text(till), text(span), text(math.min(new.opens, MOST_OPENS)),
+    new.mode, text(mode_for > 0 and now + mode_for or 0), new.reason, new.replica,
+    text(math.min(new.failures, LARGEST)), text(math.min(new.calls, LARGEST)),
     new.previous or (e and e.id) or '-', e and e.state or '-', text(e and e.since or 0), new.error, new.cause,
   }
   local made = parse(table.concat(fields, ' '))

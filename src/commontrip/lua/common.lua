@@ -17,7 +17,10 @@ local STATES = {CLOSED = true, OPEN = true, HALF_OPEN = true}
 local MODES = {['-'] = true, FORCED_OPEN = true, DISABLED = true, OBSERVE = true}
 local RECORD = '^(([%da-f]+)%.(%d+)%.([%da-f]+)) ([%u_]+) (%d+) (%d+) (%d+) (%d+) ([%u_-]+) (%d+)'
   .. ' (%S+ %S+ (%d+) (%d+) %S+ [%u_-]+ (%d+) %S+ %S+)$'
-local LONGEST_RECORD, LARGEST = 1000, 9e15 -- what people write may be anything
+-- What people write may be anything. `_transition.py` has the same limits, so that what is garbage there is so here.
+local LONGEST_RECORD, LONGEST_FIELD, LONGEST_TOKEN, LARGEST, MOST_OPENS = 1000, 300, 64, 1e15, 1e6
+
+local function fits(value) return type(value) == 'number' and value >= 0 and value <= LARGEST end
 
 -- Lua's own tostring turns a time in ms into 1.7e+12.
 local function text(number) return string.format('%.0f', number) end
@@ -27,10 +30,16 @@ local function parse(record)
   local id, inc, n, token, state, since, till, cooldown, opens, mode, mode_till, rest, failures, calls, before =
     string.match(record, RECORD)
   if not (STATES[state or ''] and MODES[mode]) then return nil end
-  if text(tonumber(n)) ~= n then return nil end
-  for _, number in ipairs({n, since, till, cooldown, opens, mode_till, failures, calls, before}) do
-    if tonumber(number) > LARGEST then return nil end
+  if text(tonumber(n)) ~= n or #inc > LONGEST_TOKEN or #token > LONGEST_TOKEN then return nil end
+  if #rest > LONGEST_FIELD then
+    for field in string.gmatch(rest, '%S+') do
+      if #field > LONGEST_FIELD then return nil end
+    end
   end
+  for _, number in ipairs({n, since, till, cooldown, opens, mode_till, failures, calls, before}) do
+    if #number > LONGEST_FIELD or tonumber(number) > LARGEST then return nil end
+  end
+  if tonumber(opens) > MOST_OPENS then return nil end
   return {
     record = record, id = id, inc = inc, n = tonumber(n), token = token, state = state, since = tonumber(since),
     till = tonumber(till), cooldown = tonumber(cooldown), opens = tonumber(opens),

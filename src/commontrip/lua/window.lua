@@ -9,7 +9,7 @@ local HEAD = 8
 local function load_window(raw, token)
   local ok, w = pcall(cmsgpack.unpack, raw or '')
   local sound = ok and type(w) == 'table' and type(w[1]) == 'string' and #w >= HEAD and (#w - HEAD) % 4 == 0
-  for i = 2, sound and #w or 0 do sound = sound and type(w[i]) == 'number' end
+  for i = 2, sound and #w or 0 do sound = sound and fits(w[i]) end
   if sound and w[1] == token then return w, true end
   return {token, 0, 0, 0, 0, 0, 0, 0}, sound or not raw
 end
