@@ -24,6 +24,7 @@ from apps.shared.service import assemble
 from apps.shared.users import user_id
 
 _MOST_BODY = 4_096
+_UNKEPT = {"cache-control": "no-store"}  # roles are for who asks, now
 _SAMPLE = Path(__file__).with_name("users.json")
 
 
@@ -68,7 +69,7 @@ class Auth:
         answer = self._info(name) if not fault or fault.kind in ("slow", "truncate") else None
         if self._faults and fault and (spoilt := await spoil(fault, self._faults, request, answer)):
             return spoilt
-        return JSONResponse(answer)
+        return JSONResponse(answer or self._info(name), headers=_UNKEPT)
 
     def _info(self, name: str) -> dict[str, object]:
         if name not in self._known:

@@ -29,8 +29,9 @@ class Cut(Response):
 
 
 async def spoil(fault: Fault, faults: Faults, request: Request, answer: object) -> Response | None:
-    """Return what is answered instead; None if the answer stands, though it is late."""
-    await asyncio.sleep(fault.latency_seconds)
+    """Return what is answered instead; None if the answer stands, though it is late, or the fault was over first."""
+    if await _is_over(fault, faults):
+        return None
     if fault.kind == "hang":
         await _hang(fault, faults, request)
         return Cut(b"")
@@ -42,6 +43,16 @@ async def spoil(fault: Fault, faults: Faults, request: Request, answer: object) 
         wait = fault.retry_after_seconds
         raise Problem(fault.status, "a fault was ordered", None if wait is None else {"retry-after": str(wait)})
     return None
+
+
+async def _is_over(fault: Fault, faults: Faults) -> bool:
+    """Take as long as the fault says; return whether it ended before that."""
+    try:
+        async with asyncio.timeout(fault.latency_seconds):
+            await faults.over(fault)
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _hang(fault: Fault, faults: Faults, request: Request) -> None:

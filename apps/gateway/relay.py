@@ -40,6 +40,9 @@ class Relay:
         passage = _Passage(response, self._idle)
         try:
             if response.headers.get("content-type", "").startswith("text/event-stream"):
+                if self._draining:
+                    await _come_again(send)
+                    return
                 self._admit(passage)
                 give_back()
             await passage.run(scope, caller, send)
@@ -48,9 +51,16 @@ class Relay:
             await response.aclose()
 
     def _admit(self, passage: "_Passage") -> None:
-        if self._draining or len(self._streams) >= self._most:
+        if len(self._streams) >= self._most:
             raise Problem(503, "no further event stream is passed on", {"retry-after": "5"})
         self._streams.add(passage)
+
+
+async def _come_again(send: Send) -> None:
+    """End a stream in order: after an error an EventSource gives up, after an end it comes again, elsewhere."""
+    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"retry: 1000\n\n"})
 
 
 class _Passage:

@@ -2,7 +2,6 @@
 
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
@@ -10,6 +9,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from apps.shared.settings import BASE, Count, Port, Seconds, ServiceSettings
 
 _PREFIX = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
+_ADDRESS = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?/?")
 Routes = dict[str, tuple[str, ...]]
 _DEFAULT: Routes = {"/profile": ("http://127.0.0.1:8091", "http://127.0.0.1:8092", "http://127.0.0.1:8093")}
 
@@ -46,11 +46,13 @@ class Settings(ServiceSettings):
             if not _PREFIX.fullmatch(prefix) or prefix in routes:
                 raise ValueError(f"a route is /prefix=address,… and each prefix stands once; {one!r} is none")
             routes[prefix] = tuple(_address(text.strip()) for text in addresses.split(","))
+        if not routes:
+            raise ValueError("there is no route in it")
         return routes
 
 
 def _address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+    found = _ADDRESS.fullmatch(text)
+    if not found or int(found["port"] or 1) not in range(1, 65_536):
         raise ValueError(f"an address is http://host:port, not {text!r}")
-    return f"{parts.scheme}://{parts.netloc}"
+    return text.rstrip("/")

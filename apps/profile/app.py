@@ -97,7 +97,8 @@ class Profiles:
         if user not in self._known:
             raise Problem(404, "there is no such profile")
         auth = await self._auth(user)
-        return JSONResponse({"user_id": user, "profile": self._known[user], "auth": auth})
+        answer = {"user_id": user, "profile": self._known[user], "auth": auth}
+        return JSONResponse(answer, headers={"cache-control": "no-store"})  # roles are for who asks, now
 
     async def _auth(self, user: str) -> dict[str, Any]:
         question = self.memory.ask() if self.memory else None

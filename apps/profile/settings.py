@@ -80,6 +80,13 @@ class Settings(ServiceSettings, RedisSettings):
         600.0, ge=60, le=2_592_000, description="seconds for which Redis remembers a breaker that nobody uses"
     )
 
+    @field_validator("auth_url")
+    @classmethod
+    def _bare(cls, value: HttpUrl) -> HttpUrl:
+        if value.query is not None or value.fragment is not None or value.username or value.password:
+            raise ValueError("an address has neither login nor query; the token is PROFILE_AUTH_TOKEN")
+        return value
+
     @field_validator("breaker_slow_call_rate")
     @classmethod
     def _trips_at_all(cls, value: float, info: ValidationInfo) -> float:

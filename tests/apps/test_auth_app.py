@@ -135,6 +135,28 @@ async def test_slow(auth: Auths) -> None:
     assert time.monotonic() - started >= 0.1
 
 
+@pytest.mark.parametrize("kind", ["slow", "error"])
+async def test_a_late_fault_ends_with_its_order(kind: str, auth: Auths) -> None:
+    """Who waits for a late fault gets what auth has to say as soon as the fault is taken back."""
+    client = await auth(faults=True)
+    await client.put("/faults", json={"kind": kind, "latency_seconds": 50, "expires_seconds": 60})
+    waiting = asyncio.create_task(client.get("/users/ada"))
+
+    async def arrived() -> bool:
+        return bool((await client.get("/stats")).json()["received"] == 1)
+
+    await comes(arrived, "the request to arrive")
+    assert not waiting.done()
+    await client.delete("/faults")
+    answer = await asyncio.wait_for(waiting, 5)
+    assert (answer.status_code, answer.json()["user_id"]) == (200, "ada")
+
+
+async def test_roles_are_kept_by_nobody_in_between(auth: Auths) -> None:
+    """No cache may answer with the roles that a user had."""
+    assert (await (await auth()).get("/users/ada")).headers["cache-control"] == "no-store"
+
+
 @pytest.mark.parametrize("kind", ["truncate", "refuse"])
 async def test_broken_off(kind: str, auth: Auths) -> None:
     """A truncated answer and a refused one end before their time; who is unknown is so still."""

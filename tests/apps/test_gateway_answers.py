@@ -96,6 +96,22 @@ async def test_no_answer_in_time(gateway: Gateways, upstream: respx.MockRouter) 
     assert len(upstream.calls) == 1
 
 
+async def test_who_does_not_answer_in_time_is_not_asked_first(gateway: Gateways, upstream: respx.MockRouter) -> None:
+    """An address that took a request and did not answer costs the next callers no wait: another one is asked."""
+    hung: list[str] = []
+
+    async def first_hangs(request: httpx.Request) -> httpx.Response:
+        if hung in ([], [request.url.host]):
+            hung[:] = [request.url.host]
+            await asyncio.sleep(60)
+        return httpx.Response(200)
+
+    upstream.route().mock(side_effect=first_hangs)
+    client = await gateway(first_byte_seconds=0.1, skip_seconds=60)
+    problem(await client.get("/profile/ada"), 504)
+    assert [(await client.get("/profile/ada")).status_code for _ in range(4)] == [200] * 4
+
+
 BEFORE = [httpx.ReadError("reset"), httpx.WriteError("reset"), httpx.RemoteProtocolError("disconnected")]
 
 

@@ -422,6 +422,30 @@ async def test_event_streams_have_places_of_their_own(
     assert refused.headers["retry-after"] == "5"
 
 
+async def test_an_event_stream_that_comes_at_drain_may_come_again(
+    profile: Upstream, gateway: Gateways, client: httpx.AsyncClient
+) -> None:
+    """It is ended in order and not refused: after an error an EventSource does not come again."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + b"9\r\ndata: 1\n\n\r\n")
+        await reader.read(1)
+        raise ConnectionError
+
+    profile.answer = answer
+    door = await gateway(drain_seconds=5)
+
+    async def draining() -> bool:
+        return (await client.get(f"{door.url}/readyz")).status_code == 503
+
+    door.server.handle_exit(15, None)
+    await comes(draining, "the drain")
+    response = await client.get(f"{door.url}/events")
+    assert (response.status_code, response.text) == (200, "retry: 1000\n\n")
+    assert response.headers["content-type"] == "text/event-stream"
+    door.server.handle_exit(15, None)  # ends the wait
+
+
 async def test_event_streams_end_at_drain(
     profile: Upstream, gateway: Gateways, client: httpx.AsyncClient, logged: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,19 @@ def test_a_taken_port_is_one_line(laptop: Start, setting: str) -> None:
     assert up.out == []
 
 
+def test_a_taken_port_of_redis_is_one_line(laptop: Start) -> None:
+    """Where Redis is to be started and something else listens, that is said by REDIS_URL, and what to do."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        up = laptop(REDIS_URL=f"redis://127.0.0.1:{port}/0")
+        assert up.ends() == 2
+    [line] = up.complaints
+    assert line.startswith(f"laptop: REDIS_URL: cannot listen on 127.0.0.1:{port}: ")
+    assert line.endswith("a Redis is to be started there: name a free port\n")
+
+
 def test_a_redis_that_is_not_there_is_one_line(laptop: Start, tmp_path: Path) -> None:
     """A Redis elsewhere that does not answer is named by its setting, and nothing else is started."""
     up = laptop(REDIS_URL=f"unix://{tmp_path}/none.sock")

@@ -222,6 +222,7 @@ async def test_nothing_but_roles_is_kept(
     replica = await profile()
     say(upstream, given("ada", "admin", session_token="hunter2", email="ada@example.org"))
     response = await replica.client.get("/profile/ada")
+    assert response.headers["cache-control"] == "no-store"
     assert "hunter2" not in response.text
     key = f"{prefix}:profile:known:ada"
     await eventually(lambda: bool(server.cli("EXISTS", key)), "the batch")

@@ -96,6 +96,14 @@ def test_a_token_fits_a_header(kind: Any, variable: str, value: str, monkeypatch
         "/p=http://a;/p=http://b",
         "/p=http://a/x",
         "/p=ftp://a",
+        "/p=http://a:port",
+        "/p=http://a:0",
+        "/p=http://a:65536",
+        "/p=http://a b",
+        "/p=http://me:secret@a",
+        "/p=http://a?x=1",
+        "/p=http://a#x",
+        ";",
     ],
 )
 def test_wrong_routes_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +111,14 @@ def test_wrong_routes_are_refused(value: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("GATEWAY_ROUTES", value)
     with pytest.raises(SettingsError, match="GATEWAY_ROUTES: "):
         load(Gateway)
+
+
+@pytest.mark.parametrize("value", ["http://auth/?x=1", "http://auth/#x", "http://me:secret@auth/", "ftp://auth/"])
+def test_a_wrong_address_of_auth_is_refused(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would end up before the user's id, or be dropped in silence, is a line that names PROFILE_AUTH_URL."""
+    monkeypatch.setenv("PROFILE_AUTH_URL", value)
+    with pytest.raises(SettingsError, match="PROFILE_AUTH_URL: "):
+        load(Profile)
 
 
 def test_routes_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,26 @@ FEW = 1024
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_start_is_quick(kind: str, tmp_path: Path, redis_url: str) -> None:
-    """A service is ready within 1.5 s; what counts is its processor time, for the machine may be busy otherwise."""
-    with Service(kind, tmp_path, {"redis_url": redis_url}) as service:
-        assert service.processor_seconds() < 1.5
+    """A service is ready within 1.5 s, the best of three starts.
+
+    Time in which others had the processor that it was waiting for is not its own.
+    """
+    took = {}
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        began = time.monotonic()
+        with Service(kind, folder, {"redis_url": redis_url}) as service:
+            seconds = time.monotonic() - began
+            took[seconds - waited(service.pid)] = seconds
+    said = ", ".join(f"{whole:.2f} ({own:.2f})" for own, whole in sorted(took.items()))
+    print(f"{kind} is ready after {said} s (in brackets without its waits for a processor)")
+    assert min(took) < 1.5
+
+
+def waited(pid: int) -> float:
+    """Return the seconds for which a process has been ready to run and has had no processor."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 @pytest.mark.parametrize("kind", ["auth", "profile"])
