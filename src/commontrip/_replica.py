@@ -8,7 +8,7 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from itertools import count
 from typing import Any, Protocol, TypeVar
@@ -17,7 +17,7 @@ from commontrip._circuit import Circuit
 from commontrip._errors import StoreUnavailableError
 from commontrip._line import AGAIN, PATIENCE, Line
 from commontrip._listener import Applied, Listener, Listeners
-from commontrip._store import Batch, Change, Store, View
+from commontrip._store import Change, Store, View, chunks
 from commontrip._transition import Transition, token, word
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ BATCH, LOOK, HEARTBEAT = 0.1, 0.8, 10.0
 """Seconds between two of each, in a small fleet."""
 _SHARES = {BATCH: 0.65, LOOK: 0.2, HEARTBEAT: 0.05}  # of the fleet's rate
 _ROUNDED = 0.05  # seconds by which the store's clock may be misread
+_ASKED, _LOOKED_AT = 200, 500  # breakers in one question: it has to be answered within the line's patience
 _ONE_CALL = 20  # breakers whose batches travel in one command
 
 
@@ -176,15 +177,15 @@ class Replica:
     async def _read_together(self) -> None:
         readers, self._readers = self._readers, {}
         try:
-            asks = [circuit.knowledge.ask() for circuit in readers]
-            views = await self.line.call("read", self.store.read(asks))
+            for some in chunks(list(readers), _ASKED):
+                asks = [circuit.knowledge.ask() for circuit in some]
+                views = await self.line.call("read", self.store.read(asks))
+                for circuit, view in zip(some, views, strict=True):
+                    readers.pop(circuit).set_result(view)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
             for future in readers.values():
                 future.set_exception(error)
                 future.exception()  # whoever waited may have been cancelled
-        else:
-            for future, view in zip(readers.values(), views, strict=True):
-                future.set_result(view)
 
     # -- batches
 
@@ -232,37 +233,36 @@ class Replica:
             await asyncio.wait(work)
 
     async def _flush(self) -> None:
-        circuits, self._dirty = list(self._dirty.values()), {}
-        self._next_batch = self.clock() + self._pace(BATCH, 1 + len(circuits) // _ONE_CALL)
+        waiting, self._dirty = self._dirty, {}
+        self._next_batch = self.clock() + self._pace(BATCH, 1 + len(waiting) // _ONE_CALL)
         try:
-            if self.line.down:
-                for circuit in circuits:
-                    circuit.knowledge.go_local()
-            shared = []
-            for circuit in circuits:
-                local = circuit.knowledge.local
-                if batch := circuit.batch():
-                    if local:
-                        circuit.answered(batch, (await local.record([batch]))[0])
-                    else:
-                        shared.append((circuit, batch))
-            if shared:
-                await self._send(shared)
-        finally:
+            for some in chunks(list(waiting.values()), _ASKED):
+                with contextlib.suppress(StoreUnavailableError):
+                    await self._send(some, waiting)
+        finally:  # also if one of them has raised: what was not answered is sent again
+            self._dirty |= waiting
             self._flushing = None
             if self._dirty:
                 self._schedule()
 
-    async def _send(self, batches: list[tuple[Circuit, Batch]]) -> None:
-        waiting = {circuit.name: circuit for circuit, _ in batches}
-        try:
-            with contextlib.suppress(StoreUnavailableError):
-                views = await self.line.call("record", self.store.record([batch for _, batch in batches]))
-                for (circuit, batch), view in zip(batches, views, strict=True):
-                    del waiting[circuit.name]
-                    circuit.answered(batch, view)
-        finally:  # also if one of them has raised: what was not answered is sent again
-            self._dirty |= waiting
+    async def _send(self, circuits: Sequence[Circuit], waiting: dict[str, Circuit]) -> None:
+        """Send what these circuits have to say; whoever has been answered waits no longer."""
+        shared = []
+        for circuit in circuits:
+            if self.line.down:
+                circuit.knowledge.go_local()
+            local, batch = circuit.knowledge.local, circuit.batch()
+            if batch and not local:
+                shared.append((circuit, batch))
+                continue
+            del waiting[circuit.name]
+            if batch and local:
+                circuit.answered(batch, (await local.record([batch]))[0])
+        if shared:
+            views = await self.line.call("record", self.store.record([batch for _, batch in shared]))
+            for (circuit, batch), view in zip(shared, views, strict=True):
+                del waiting[circuit.name]
+                circuit.answered(batch, view)
 
     # -- looks: polling as the fallback of the subscription
 
@@ -315,18 +315,19 @@ class Replica:
         away = dict.fromkeys(circuit for circuit in used if circuit.knowledge.local)
         if self._returning:  # a verdict is told also if nobody uses the breaker: a newcomer must not find none
             away |= dict.fromkeys(circuit for circuit in self._registry.circuits() if circuit.knowledge.owed)
-        if away:
-            views = await self.line.call("read", self.store.read([circuit.knowledge.ask() for circuit in away]))
-            for circuit, view in zip(away, views, strict=True):
+        for some in chunks(list(away), _ASKED):
+            views = await self.line.call("read", self.store.read([circuit.knowledge.ask() for circuit in some]))
+            for circuit, view in zip(some, views, strict=True):
                 circuit.informed(view)
         self._returning = False
         last = self.clock() - BATCH  # who answers batches has said it already
         quiet = [circuit for circuit in used if circuit.knowledge.here and circuit.knowledge.heard_at < last]
         if not quiet or self.line.down:
             return
-        found = await self.line.call("look", self.store.look([circuit.name for circuit in quiet]))
-        for circuit, (state, record) in zip(quiet, found, strict=True):
-            circuit.knowledge.looked(state, record)
+        for some in chunks(quiet, _LOOKED_AT):
+            found = await self.line.call("look", self.store.look([circuit.name for circuit in some]))
+            for circuit, (state, record) in zip(some, found, strict=True):
+                circuit.knowledge.looked(state, record)
 
     # -- news
 

@@ -6,14 +6,21 @@ raises `StoreUnavailableError` (`StoreSilentError` if nobody knows whether it wa
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from commontrip._counts import Counts, Run
 from commontrip._state import Override, State
 from commontrip._transition import Transition
 
+T = TypeVar("T")
+
 TOO_OLD = 1.0
 """Seconds after which facts are too old to decide on."""
+
+
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Return the items in their order, so many at a time."""
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ from commontrip._errors import StoreSilentError, StoreUnavailableError
 from commontrip._redis_url import connect
 from commontrip._redis_url import with_login as with_login  # noqa: PLC0414 - services pass a login too
 from commontrip._state import State
-from commontrip._store import TOO_OLD, Ask, Batch, Change, Lease, Settlement, View
+from commontrip._store import TOO_OLD, Ask, Batch, Change, Lease, Settlement, View, chunks
 from commontrip._transition import FIELDS, Transition, parse, word
 
 T = TypeVar("T")
@@ -238,11 +238,11 @@ class RedisStore:
         async def one(some: Sequence[str]) -> list[tuple[str, str]]:
             async with self._lanes:
                 found = await self.client.mget([key for name in some for key in reversed(self._block(name)[:2])])
-            return [(state or "", record or "") for state, record in _chunks(found, 2)]
+            return [(state or "", record or "") for state, record in chunks(found, 2)]
 
         with self._mapped("look"):
-            chunks = await asyncio.gather(*map(one, _chunks(names, 1 if self._cluster else _MOST_IN_LOOK)))
-        return [pair for chunk in chunks for pair in chunk]
+            found = await asyncio.gather(*map(one, chunks(names, 1 if self._cluster else _MOST_IN_LOOK)))
+        return [pair for chunk in found for pair in chunk]
 
     async def history(self, name: str, count: int) -> list[tuple[Transition, str]]:
         """See `Store.history`; entries that are not ours are passed over."""
@@ -309,8 +309,8 @@ class RedisStore:
             replies = await self._run(script, all_keys, *(arg for item in chunk for arg in args(item)))
             return [_view(reply) for reply in replies]
 
-        chunks = await asyncio.gather(*map(some, _chunks(items, 1 if self._cluster else _MOST_IN_ONE)))
-        return [view for chunk in chunks for view in chunk]
+        views = await asyncio.gather(*map(some, chunks(items, 1 if self._cluster else _MOST_IN_ONE)))
+        return [view for chunk in views for view in chunk]
 
     async def _run(self, name: str, keys: list[str], *args: Any) -> Any:
         script = self._scripts[name]
@@ -347,10 +347,6 @@ async def _or(reading: Awaitable[Any], otherwise: list[Any]) -> Any:
         if "WRONGTYPE" not in str(error):
             raise
         return otherwise
-
-
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _lag(ms: str | None) -> float | None:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from redis import Redis
@@ -17,10 +17,13 @@ from commontrip import (
     ConsecutiveFailures,
     Cooldown,
     FailureCount,
+    MemoryStore,
+    Outcome,
     Policy,
     State,
     SuccessRatio,
 )
+from commontrip._store import Ask, Batch, View
 from commontrip.redis import RedisStore
 from tests.breaker.members import Boom, joins, policy
 from tests.support.dependency import Arrival, Dependency, Order
@@ -333,3 +336,35 @@ async def test_t14_a_frozen_redis_delays_no_call_beyond_the_budget(fresh_server:
     assert {"CLOSED before", "OPEN before", "HALF_OPEN before", "HALF_OPEN after"} <= set(slowest)
     assert sum(late.values()) == 0
     assert local
+
+
+class _Careful(MemoryStore):
+    """Takes half a millisecond over each breaker."""
+
+    async def read(self, asks: Sequence[Ask]) -> list[View]:
+        await asyncio.sleep(len(asks) / 2000)
+        return await super().read(asks)
+
+    async def record(self, batches: Sequence[Batch]) -> list[View]:
+        await asyncio.sleep(len(batches) / 2000)
+        return await super().record(batches)
+
+
+async def test_no_number_of_breakers_is_too_large_a_question() -> None:
+    """With 1,500 breakers in use no outcome is late, no store that works is taken for gone, and all come home."""
+    async with Breakers(_Careful()) as breakers:
+        replica = breakers._started()
+        many = [breakers.get(f"host-{number}", policy(FailureCount(9))) for number in range(1500)]
+        await asyncio.wait([asyncio.ensure_future(breaker._circuit.knowledge.reread()) for breaker in many])
+        for breaker in many:
+            (await breaker.admit()).end(Outcome.FAILURE)
+        await breakers.flush()
+        assert not breakers.local
+        assert {breaker.snapshot.counts.failures for breaker in many} == {1}
+
+        replica.line.down = True
+        for breaker in many:
+            breaker._circuit.knowledge.go_local()
+            (await breaker.admit()).end(Outcome.SUCCESS)
+        await eventually(lambda: not any(breaker.snapshot.local for breaker in many), "all to be back", within=10)
+        assert not breakers.local

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 from commontrip._errors import StoreUnavailableError
 from commontrip._redis_url import connect, with_login
+from commontrip._store import chunks
 from commontrip.cli._facts import Facts
-from commontrip.redis import LAYOUT, RedisStore, _chunks, _lag, _Script, _view
+from commontrip.redis import LAYOUT, RedisStore, _lag, _Script, _view
 
 _NAME = "[A-Za-z0-9._-]{1,200}"
 _LONGEST = 100_000  # transitions in a history
@@ -57,7 +58,7 @@ class Door(RedisStore):
                 for name, (*reply, window, note) in zip(chunk, replies, strict=True)
             ]
 
-        return [facts for chunk in _chunks(names, 1 if self._cluster else 20) for facts in await some(chunk)]
+        return [facts for chunk in chunks(names, 1 if self._cluster else 20) for facts in await some(chunk)]
 
     async def members(self) -> list[str]:
         """Return who is in the fleet, at most 1,000."""
