@@ -27,7 +27,6 @@ BATCH, LOOK, HEARTBEAT = 0.1, 0.8, 10.0
 _SHARES = {BATCH: 0.65, LOOK: 0.2, HEARTBEAT: 0.05}  # of the fleet's rate
 _ROUNDED = 0.05  # seconds by which the store's clock may be misread
 _ASKED, _LOOKED_AT = 200, 500  # breakers in one question: it has to be answered within the line's patience
-_ONE_CALL = 20  # breakers whose batches travel in one command
 
 
 class Registry(Protocol):
@@ -190,7 +189,7 @@ class Replica:
     # -- batches
 
     def _pace(self, interval: float, commands: int = 1) -> float:
-        """Stretch an interval so that the fleet stays under its rate."""
+        """Stretch an interval between so many commands, so that the fleet stays under its rate."""
         return max(interval, self.fleet * commands / (self._rate * _SHARES[interval]))
 
     def rest(self) -> float:
@@ -234,7 +233,7 @@ class Replica:
 
     async def _flush(self) -> None:
         waiting, self._dirty = self._dirty, {}
-        self._next_batch = self.clock() + self._pace(BATCH, 1 + len(waiting) // _ONE_CALL)
+        self._next_batch = self.clock() + self._pace(BATCH, self.store.commands("record", len(waiting)))
         try:
             for some in chunks(list(waiting.values()), _ASKED):
                 with contextlib.suppress(StoreUnavailableError):
@@ -277,7 +276,8 @@ class Replica:
 
     async def _look_now_and_then(self) -> None:
         while True:
-            await asyncio.sleep(self._pace(LOOK) * _jitter())
+            commands = self.store.commands("look", len(self._active))
+            await asyncio.sleep(self._pace(LOOK, commands) * _jitter())
             used = self._in_use()
             with contextlib.suppress(StoreUnavailableError):
                 if self.line.down:

@@ -152,6 +152,9 @@ class Store(Protocol):
     async def aclose(self) -> None:
         """Stop listening and disconnect."""
 
+    def commands(self, operation: str, breakers: int) -> int:
+        """Return how many commands it is to `read`, `record` or `look` at so many breakers, for the fleet's rate."""
+
     async def read(self, asks: Sequence[Ask]) -> list[View]:
         """Say what there is: ok, new (seeded), missing, ext (set by hand)."""
 

@@ -18,6 +18,7 @@ obeys as if SET by hand: two releases in one rolling deploy agree, and cannot co
 import asyncio
 import contextlib
 import hashlib
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any, TypeVar
@@ -62,8 +63,8 @@ _PARTS = {
 }
 # What servers from 6.2 on say of missing rights, the last three inside a script.
 _DENIED = ("NOPERM", "NOAUTH", "WRONGPASS", "ACL failure", "can't run this command", "can't access")
-_MOST_IN_ONE = 20  # breakers in one script call: 1 ms at the server
-_MOST_IN_LOOK = 500  # breakers in one MGET: below 1 ms
+# Breakers in one command: a script takes 1 ms at the server, an MGET less.
+_MOST = {"read": 20, "record": 20, "look": 500}
 _MOST_HISTORY = 200  # transitions in one answer
 _TOLD = 3600.0  # seconds for which it is remembered that a transition has been told
 _LONGEST_LAG = 12  # digits, of ms
@@ -174,6 +175,14 @@ class RedisStore:
 
     # -- the calls of the Store protocol; each docstring is there
 
+    def commands(self, operation: str, breakers: int) -> int:
+        """See `Store.commands`."""
+        return math.ceil(breakers / self._most(operation))
+
+    def _most(self, operation: str) -> int:
+        """Return how many breakers fit in one command; in a Cluster each has a slot of its own."""
+        return 1 if self._cluster else _MOST[operation]
+
     async def read(self, asks: Sequence[Ask]) -> list[View]:
         """See `Store.read`."""
 
@@ -241,7 +250,7 @@ class RedisStore:
             return [(state or "", record or "") for state, record in chunks(found, 2)]
 
         with self._mapped("look"):
-            found = await asyncio.gather(*map(one, chunks(names, 1 if self._cluster else _MOST_IN_LOOK)))
+            found = await asyncio.gather(*map(one, chunks(names, self._most("look"))))
         return [pair for chunk in found for pair in chunk]
 
     async def history(self, name: str, count: int) -> list[tuple[Transition, str]]:
@@ -309,7 +318,7 @@ class RedisStore:
             replies = await self._run(script, all_keys, *(arg for item in chunk for arg in args(item)))
             return [_view(reply) for reply in replies]
 
-        views = await asyncio.gather(*map(some, chunks(items, 1 if self._cluster else _MOST_IN_ONE)))
+        views = await asyncio.gather(*map(some, chunks(items, self._most(script))))
         return [view for chunk in views for view in chunk]
 
     async def _run(self, name: str, keys: list[str], *args: Any) -> Any:

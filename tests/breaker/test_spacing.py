@@ -2,9 +2,11 @@
 
 import asyncio
 
-from commontrip import ConsecutiveFailures, State
+from commontrip import Breakers, ConsecutiveFailures, Outcome, State
 from commontrip.redis import RedisStore
 from tests.breaker.members import joins, policy
+from tests.support.cluster import Cluster
+from tests.support.unreliable_store import UnreliableStore
 from tests.support.waiting import eventually
 
 
@@ -26,6 +28,31 @@ async def test_a_large_fleet_spaces_out_its_batches(redis_url: str, prefix: str)
             await a.succeed()
             await asyncio.sleep(0.02)
         assert a.store.count("record") == 0
+
+
+async def test_in_a_cluster_a_replica_of_many_breakers_stays_under_the_rate(cluster: Cluster, prefix: str) -> None:
+    """Where each breaker costs a command, who uses many batches and looks the more seldom, under the same rate."""
+    store = UnreliableStore(RedisStore.from_url(cluster.url, prefix=prefix))
+    async with Breakers(store, fleet_rate=40) as breakers:
+        many = [breakers.get(f"host-{number}", policy(ConsecutiveFailures(2))) for number in range(40)]
+        for breaker in many:
+            await breaker.read()
+            await asyncio.wait({breaker._circuit.knowledge.reread()})
+
+        async def use(seconds: float) -> None:
+            end = asyncio.get_running_loop().time() + seconds
+            while asyncio.get_running_loop().time() < end:
+                for breaker in many:
+                    (await breaker.admit()).end(Outcome.SUCCESS)
+                await asyncio.sleep(0.02)
+
+        await use(1)
+        store.asked.clear()
+        await use(4)
+        sent = {what: sum(len(asked) for did, asked in store.asked if did == what) for what in ("record", "look")}
+    print(f"in 4 s at 40 commands a second in all: {sent}")
+    assert 0 < sent["record"] <= 0.65 * 40 * 4 + 40
+    assert sent["look"] <= 0.2 * 40 * 4 + 40
 
 
 async def test_what_crosses_the_threshold_waits_for_no_batch(redis_url: str, prefix: str) -> None:

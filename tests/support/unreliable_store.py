@@ -177,6 +177,10 @@ class UnreliableStore:
         await asyncio.gather(*self._under_way, return_exceptions=True)
         await self._store.aclose()
 
+    def commands(self, operation: str, breakers: int) -> int:
+        """See `Store.commands`."""
+        return self._store.commands(operation, breakers)
+
     async def read(self, asks: Sequence[Ask]) -> list[View]:
         """See `Store.read`."""
 
