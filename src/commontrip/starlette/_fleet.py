@@ -79,7 +79,7 @@ class Fleet:
             count = min(most, max(1, held.epoch.number - then.epoch.number))
         replica = circuit.replica
         found = await replica.line.call("history", replica.store.history(circuit.name, count), vital=False)
-        self.add(circuit.name, [made(one, note) for one, note in found], since=since, most=most)
+        self.add(circuit.name, [made(one, note) for one, note in reversed(found)], since=since, most=most)
 
     def add(self, name: str, found: Iterable[Parts], *, since: float, most: int = _MOST) -> None:
         """Add transitions to the past and to the news; forget those before `since` (Unix s) and beyond `most`.
