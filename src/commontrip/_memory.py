@@ -46,6 +46,10 @@ class _Window:
             run=run,
         )
 
+    def left_alone(self, now: float) -> float:
+        """Return the seconds that the Retry-After still lasts, or did at the last batch if the clock has gone back."""
+        return max(0.0, self.blocked_until - max(now, self.last))
+
     def count(self, now: float, span: float, run: Run) -> None:
         """Add a batch."""
         self.keep = max(self.keep, span)
@@ -59,9 +63,8 @@ class _Window:
         bucket.run = Run(calls=old.calls + run.calls, failures=old.failures + run.failures, slow=old.slow + run.slow)
         peak = max(before.run + run.first, run.longest)
         self.peak, self.peak_at = (peak, now) if peak >= before.streak else (before.streak, self.peak_at)
+        self.blocked_until = now + max(self.left_alone(now), run.retry_after)
         self.run, self.last = after.run, now
-        if run.retry_after:
-            self.blocked_until = max(self.blocked_until, now + run.retry_after)
 
 
 @dataclass(slots=True)
@@ -271,7 +274,8 @@ class MemoryStore:
         """See `Store.presence`."""
         now = self._clock()
         self._present[replica] = now + seconds
-        self._present = {member: until for member, until in self._present.items() if until > now}
+        last = now + max(seconds, self.ttl)
+        self._present = {member: min(until, last) for member, until in self._present.items() if until > now}
         return len(self._present)
 
     async def learned(self, name: str, epoch: str, replica: str, lag: float) -> int:
@@ -347,7 +351,7 @@ class MemoryStore:
             transition=breaker.transition,
             now=now,
             counts=breaker.window.look(now, window) if window else Counts(),
-            retry_after=max(0.0, breaker.window.blocked_until - now),
+            retry_after=breaker.window.left_alone(now),
             succeeded=breaker.succeeded,
             failed=breaker.failed,
             in_flight=len(breaker.leases),

@@ -14,7 +14,7 @@ from commontrip._counts import Run
 from commontrip._errors import StoreSilentError
 from commontrip._transition import Epoch, parse
 from commontrip.redis import RedisStore
-from tests.breaker.caller import GRID, Caller, Ears, epoch, mint, record
+from tests.breaker.caller import GRID, Caller, Ears, epoch, mint, record, run
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -566,6 +566,28 @@ async def test_counts_of_another_time_are_no_counts(caller: Caller, keys: Keys, 
     keys.shift(shift)
     assert (await caller.read()).counts == Counts()
     assert (await caller.record("f")).counts == Counts(1, 1, 0, 1, 1)
+
+
+async def test_a_retry_after_lasts_no_longer_than_it_was_asked_for(caller: Caller, keys: Keys) -> None:
+    """An hour's jump of the clock makes no Retry-After longer, whoever asks, and it ends (race 30)."""
+    await caller.seed()
+    await caller.record(run("f", retry_after=0.5))
+    keys.shift(HOUR)
+    assert 0 < (await caller.read()).retry_after <= 0.5
+    counted = await caller.record("f")
+    assert 0 < counted.retry_after <= 0.5
+    await caller.past(counted.now + 0.5)
+    assert (await caller.read()).retry_after == 0
+
+
+async def test_nobody_is_in_the_fleet_for_longer_than_he_said(store: RedisStore, keys: Keys) -> None:
+    """After an hour's jump of the clock who has gone is forgotten within a key's TTL (race 30)."""
+    keys.server.cli("ZADD", f"{keys.prefix}:replicas", 9e15, "gone")
+    assert await store.presence("r1", 30.0) == 2
+    scores = [
+        float(str(one)) / 1000 for one in _list(keys.server.cli("ZMSCORE", f"{keys.prefix}:replicas", "gone", "r1"))
+    ]
+    assert [score - _time(keys.server) for score in scores] == pytest.approx([store.ttl, 30.0], abs=2)
 
 
 async def test_the_clock_is_the_servers(caller: Caller, keys: Keys) -> None:

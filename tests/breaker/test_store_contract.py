@@ -969,6 +969,22 @@ class TestMemory(StoreContract):
 
         return listen
 
+    async def test_a_clock_that_goes_back_lengthens_nothing(self) -> None:
+        """What was written by a clock an hour ahead lasts no longer than it was meant to."""
+        now = 7200.0
+        store = MemoryStore(clock=lambda: now, ttl=60.0)
+        caller = Caller(store)
+        await caller.seed()
+        await caller.record(run("f", retry_after=40.0))
+        await store.presence("gone", 30.0)
+        now -= 3600
+        assert (await caller.read()).retry_after == 40
+        assert (await caller.record("f")).retry_after == 40
+        assert await store.presence("r1", 30.0) == 2
+        now += 60
+        assert (await caller.read()).retry_after == 0
+        assert await store.fleet("auth") == {}
+
 
 class RedisContract(StoreContract):
     """On a server; a kind of server says its `url`."""

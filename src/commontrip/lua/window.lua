@@ -1,7 +1,8 @@
 -- The window: counts of one epoch in buckets, with the runs of failures and the dependency's Retry-After.
 --
 -- One packed array: token keep refreshed last run peak peak_at retry_after, then start calls failures slow per bucket.
--- Invariants: counts of another epoch are not counts; buckets of the future (a clock gone back) are dropped;
+-- Invariants: counts of another epoch are not counts; of the future (a clock gone back) buckets are dropped, and the
+--   Retry-After lasts as long as it still had to when the last batch came;
 --   replicas with different windows share the buckets, each sums what is not older than its own window.
 
 local HEAD = 8
@@ -29,6 +30,7 @@ local function age_window(w, span)
     end
   end
   for i = #w, to + 1, -1 do w[i] = nil end
+  if w[4] > now then w[8] = now + math.max(0, w[8] - w[4]) end
   if now - w[4] > span or w[4] > now then w[5] = 0 end
   if now - w[7] > span or w[7] > now then w[6] = w[5] end
   return calls, failures, slow
