@@ -290,8 +290,11 @@ class Replica:
         try:
             await self._be_present(vital=True)
         except StoreUnavailableError as error:
-            if not error.misconfigured:  # else that very right may be missing, and the rest be there
+            circuit = next(iter(self._registry.circuits()), None)
+            if not error.misconfigured or circuit is None:
                 raise
+            # That very right may be missing, and the rest be there: if nothing can be read either, nobody is let in.
+            await self.line.call("read", self.store.read([circuit.knowledge.ask(seed=False)]))
         self.line.restore()
 
     def _in_use(self) -> list[Circuit]:

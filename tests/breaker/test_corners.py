@@ -20,6 +20,7 @@ from commontrip import (
 )
 from commontrip._store import Ask, Batch, View
 from commontrip.redis import RedisStore
+from commontrip.testing import RecordingListener
 from tests.breaker.members import Join, joins, policy
 from tests.breaker.test_races_leases import fleet, probe
 from tests.support.servers import Server
@@ -201,3 +202,17 @@ async def test_a_missing_right_to_be_present_keeps_nobody_away(join: Join) -> No
         await a.insists(lambda: a.breakers.local, "local mode")
         a.store.presence = refuse
         await a.insists(lambda: not a.breakers.local, "the store to be used again")
+
+
+async def test_who_may_not_log_in_stays_alone(server: Server, prefix: str) -> None:
+    """With a wrong password a replica stays in local mode, and says no more than that, and why."""
+    reports = RecordingListener()
+    store = RedisStore.from_url(server.url.replace("://", "://nobody:wrong@"), prefix=prefix)
+    async with Breakers(store, listeners=[reports]) as breakers:
+        auth = breakers.get("auth")
+        async with asyncio.timeout(10):
+            for _ in range(200):  # 2 s, two looks
+                async with auth:
+                    await asyncio.sleep(0.01)
+                assert breakers.local
+    assert {report.kind for report in reports.reports} == {"misconfigured", "local_mode"}
