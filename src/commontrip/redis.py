@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from redis.asyncio import RedisCluster
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     MaxConnectionsError,
     NoPermissionError,
     NoScriptError,
@@ -372,7 +373,7 @@ def _map(operation: str, error: Exception) -> StoreUnavailableError:
     denied = any(words in text for words in _DENIED)
     if denied or isinstance(error, AuthenticationError | NoPermissionError):
         return StoreUnavailableError(operation, text, misconfigured=True)
-    if isinstance(error, ResponseError) or _refused(error):
+    if isinstance(error, ResponseError | BusyLoadingError) or _refused(error):
         return StoreUnavailableError(operation, text)
     return StoreSilentError(operation, text)
 

@@ -784,6 +784,24 @@ async def test_a_full_server_is_unavailable(fresh_server: Callable[..., Server],
     assert (await caller.record("f", epoch=at)).status == "ok"
 
 
+async def test_a_server_that_loads_its_data_is_no_silence(connect: Connect) -> None:
+    """A server that answers LOADING refuses to work: nobody waits for it to fall silent."""
+
+    async def load(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():  # more answers than commands do no harm
+            writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
+        writer.close()
+
+    loading = await asyncio.start_server(load, "127.0.0.1", 0)
+    store = connect(f"redis://127.0.0.1:{loading.sockets[0].getsockname()[1]}")
+    with pytest.raises(StoreUnavailableError, match="BusyLoadingError") as caught:
+        await Caller(store).read()
+    assert not isinstance(caught.value, StoreSilentError)
+    await store.aclose()
+    loading.close()
+    await loading.wait_closed()
+
+
 async def test_a_listener_comes_back(connect: Connect, proxy: Proxy, caller: Caller) -> None:
     """A broken subscription is made again, and the gap reported, however long the server was away."""
     ears = Ears()
