@@ -6,6 +6,7 @@ The same contract suite runs against it and against every server.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import floor
 from time import time
 
 from commontrip._counts import Counts, Run
@@ -309,7 +310,7 @@ class MemoryStore:
         breaker.leases = {lease: until for lease, until in breaker.leases.items() if until > now}
 
     def _commit(self, breaker: _Breaker | None, change: Change) -> _Breaker:
-        now = self._clock()
+        now = floor(self._clock() * 1000) / 1000  # a record has whole milliseconds: what is read is what was made
         old = breaker.transition if breaker else None
         number = max(old.epoch.number if old else -1, change.floor) + 1
         incarnation = old.epoch.incarnation if old else change.incarnation or change.token
@@ -319,11 +320,11 @@ class MemoryStore:
             epoch=Epoch(incarnation, number, change.token),
             state=change.to,
             since=now,
-            until=now + change.remaining if change.to == State.OPEN else 0.0,
-            cooldown=max(change.cooldown, change.override_for),
+            until=round(now + change.remaining, 3) if change.to == State.OPEN else 0.0,
+            cooldown=round(max(change.cooldown, change.override_for), 3),
             opens=min(change.opens, MOST_OPENS),
             override=change.override,
-            override_until=now + change.override_for if change.override else 0.0,
+            override_until=round(now + change.override_for, 3) if change.override else 0.0,
             reason=change.reason,
             replica=change.replica,
             failures=change.failures,

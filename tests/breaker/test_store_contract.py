@@ -106,6 +106,13 @@ class ReadContract:
         assert found[0][1] == record(opened)
         assert found[2][1] == record(seeded)
 
+    async def test_a_look_finds_what_was_made(self, caller: Caller) -> None:
+        """The record that a look finds says the same, times and all, as was said to who made it."""
+        await caller.seed()
+        order = {"override": Override.FORCED_OPEN, "override_for": 9.8765432}
+        for made in (await caller.open(1.23456789), await caller.open(1.23456789, **order)):
+            assert parse(record(made)) == made.transition
+
     async def test_a_look_may_be_wide(self, caller: Caller) -> None:
         """A look at more breakers than fit in one request answers for all."""
         await caller.seed()
