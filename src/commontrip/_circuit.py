@@ -99,7 +99,7 @@ class Circuit:
                 answered = await within(left, self.knowledge.reread())
                 left = max(left - time.monotonic() + now, self.replica.budget / 5) if answered else 0.0
             elif self.knowledge.newborn:  # it is the circuit that is not ready, not the store that is slow
-                await asyncio.sleep(NEWBORN / 5)
+                await asyncio.sleep(NEWBORN * 0.3)  # so that the last look is 5 ms late, as news may be
                 self.arrange()  # the alarm that does it too has stopped where the process has left
             else:
                 epoch = self.knowledge.here
