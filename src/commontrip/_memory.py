@@ -129,7 +129,7 @@ class MemoryStore:
         breaker, status = self._breakers.get(ask.name), "ok"
         if breaker is None:
             if not ask.seed:
-                return View(status="missing", transition=None, now=self._clock())
+                return self._view("missing", None)
             change = Change(
                 name=ask.name, expected="", to=State.CLOSED, token=ask.token, reason=Reason.SEED, replica=ask.replica
             )
@@ -143,7 +143,7 @@ class MemoryStore:
     def _record(self, batch: Batch) -> View:
         now, breaker = self._clock(), self._breakers.get(batch.name)
         if breaker is None:
-            return View(status="missing", transition=None, now=now)
+            return self._view("missing", None)
         current = breaker.transition
         status = "ok"
         if (
@@ -176,7 +176,7 @@ class MemoryStore:
         """See `Store.lease`."""
         now, breaker = self._clock(), self._breakers.get(lease.name)
         if breaker is None:
-            return View(status="missing", transition=None, now=now)
+            return self._view("missing", None)
         current = breaker.transition
         if lease.renew:
             self._renew(breaker, lease)
@@ -185,7 +185,7 @@ class MemoryStore:
             return self._view("closed", breaker)
         if current.state == State.OPEN:
             if now < current.until:
-                return self._view("open", breaker, wait=current.until - now)
+                return self._view("open", breaker)
             opened = Change(
                 name=lease.name,
                 expected="",
@@ -208,7 +208,7 @@ class MemoryStore:
             if not live and breaker.succeeded + breaker.failed >= lease.probes:
                 breaker.succeeded = breaker.failed = 0
             if breaker.succeeded + breaker.failed + live >= lease.probes:
-                return self._view("full", breaker, wait=min(breaker.leases.values(), default=now) - now)
+                return self._view("full", breaker)
         breaker.leases[lease.lease] = now + lease.seconds
         return self._view("granted", breaker)
 
@@ -225,7 +225,7 @@ class MemoryStore:
         """See `Store.settle`."""
         breaker = self._breakers.get(settlement.name)
         if breaker is None:
-            return View(status="missing", transition=None, now=self._clock())
+            return self._view("missing", None)
         if breaker.transition.epoch.token == settlement.token:
             return self._view("counted", breaker)
         self._prune(breaker)
@@ -342,7 +342,7 @@ class MemoryStore:
             heard(change.name, made.record())
         return fresh
 
-    def _view(self, status: str, breaker: _Breaker | None, window: float = 0.0, *, wait: float = 0.0) -> View:
+    def _view(self, status: str, breaker: _Breaker | None, window: float = 0.0) -> View:
         now = self._clock()
         if breaker is None:
             return View(status=status, transition=None, now=now)
@@ -356,5 +356,4 @@ class MemoryStore:
             succeeded=breaker.succeeded,
             failed=breaker.failed,
             in_flight=len(breaker.leases),
-            wait=wait,
         )

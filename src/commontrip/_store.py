@@ -43,8 +43,6 @@ class View:
     succeeded: int = 0
     failed: int = 0
     in_flight: int = 0
-    wait: float = 0.0
-    """Seconds until asking for a lease again can help; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

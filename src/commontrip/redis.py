@@ -188,8 +188,7 @@ class RedisStore:
         """See `Store.read`."""
 
         def arguments(ask: Ask) -> tuple[Any, ...]:
-            token = ask.token
-            return (ask.name, int(ask.seed), token, token, ask.replica, _ms(ask.window), _ms(ask.cooldown))
+            return (ask.name, int(ask.seed), ask.token, ask.replica, _ms(ask.window), _ms(ask.cooldown))
 
         return await self._each("read", asks, lambda ask: self._block(ask.name), arguments)
 
@@ -222,16 +221,12 @@ class RedisStore:
 
     async def lease(self, lease: Lease) -> View:
         """See `Store.lease`."""
-        ask = (
-            lease.lease,
-            _ms(lease.seconds),
-            lease.probes,
-            lease.token,
-            lease.replica,
-            word(lease.cause),
-            int(lease.renew),
+        ask = lease
+        return await self._one(
+            "lease",
+            *(ask.name, ask.lease, _ms(ask.seconds), ask.probes, ask.token, ask.replica),
+            *(word(ask.cause), int(ask.renew)),
         )
-        return await self._one("lease", lease.name, *ask)
 
     async def settle(self, settlement: Settlement) -> View:
         """See `Store.settle`."""
@@ -395,9 +390,7 @@ def _parsed(record: str) -> Transition:
 
 
 def _view(reply: Sequence[Any]) -> View:
-    status, record, now, by_hand, mended, calls, failures, slow, peak, run, retry_after, done, failed, live, wait = (
-        reply
-    )
+    status, record, now, by_hand, mended, calls, failures, slow, peak, run, retry_after, done, failed, live = reply
     return View(
         status=status,
         transition=_parsed(record) if record else None,
@@ -409,5 +402,4 @@ def _view(reply: Sequence[Any]) -> View:
         succeeded=done,
         failed=failed,
         in_flight=live,
-        wait=wait / 1000,
     )

@@ -91,7 +91,7 @@ class Caller:
         await self.open(0.001)
         granted = await self.lease(lease, **fields)
         while granted.status == "open":
-            await asyncio.sleep(granted.wait)
+            await asyncio.sleep(0.001)
             granted = await self.lease(lease, **fields)
         return granted
 

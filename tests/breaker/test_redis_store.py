@@ -333,7 +333,6 @@ async def test_lost_leases_admit_nobody_for_one_lease(caller: Caller, keys: Keys
     keys.ask("DEL", "v1:probes")
     lost = await caller.lease("l2", seconds=0.2)
     assert (lost.status, lost.in_flight) == ("full", 0)
-    assert lost.wait == pytest.approx(0.2, abs=0.005)
     assert (await caller.lease("l3", seconds=0.2)).status == "full"
     assert (await caller.settle("l1", "s")).status == "gone"
     await caller.past(lost.now + 0.2)
@@ -511,7 +510,6 @@ async def test_a_cooldown_lasts_no_longer_than_itself(caller: Caller, keys: Keys
         assert view.status == "granted"
     else:
         assert view.status == "open"
-        assert view.wait <= 20.0
         again = await caller.read()
         assert again.transition is not None
         assert again.transition.until - again.now <= 20.0
@@ -540,7 +538,7 @@ async def test_a_lease_lasts_no_longer_than_itself(caller: Caller, keys: Keys, s
     if shift < 0:
         assert view.status == "granted"
     else:
-        assert (view.status, 0 < view.wait <= 0.2) == ("full", True)
+        assert view.status == "full"
         await caller.past(view.now + 0.2)
         assert (await caller.lease("l2", seconds=0.2, probes=1)).status == "granted"
 
@@ -553,7 +551,7 @@ async def test_the_rest_after_lost_leases_lasts_no_longer_than_itself(caller: Ca
     assert (await caller.lease("l2", seconds=0.2)).status == "full"
     keys.shift(HOUR)
     view = await caller.lease("l2", seconds=0.2)
-    assert (view.status, 0 < view.wait <= 0.2) == ("full", True)
+    assert view.status == "full"
     await caller.past(view.now + 0.2)
     assert (await caller.lease("l2", seconds=0.2)).status == "granted"
 

@@ -85,7 +85,7 @@ end
 
 -- One reply for all scripts: status record now by-hand mended | counts | probes.
 local function view(status, e, hand, mended, counts, probes)
-  local c, p = counts or {0, 0, 0, 0, 0, 0}, probes or {0, 0, 0, 0}
+  local c, p = counts or {0, 0, 0, 0, 0, 0}, probes or {0, 0, 0}
   return {status, e and e.record or '', now, hand or '', mended,
-    c[1], c[2], c[3], c[4], c[5], c[6], p[1], p[2], p[3], p[4]}
+    c[1], c[2], c[3], c[4], c[5], c[6], p[1], p[2], p[3]}
 end

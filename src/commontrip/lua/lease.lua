@@ -3,7 +3,7 @@
 -- KEYS: the block of ten.
 -- ARGV: name, lease id, lease (ms), probes in a round, token, replica, cause, renew 0/1 (the probe runs).
 -- Returns a view: granted, full, open (not yet due), closed, missing, ext (somebody SET the state);
---   with probes: succeeded, failed, in flight, wait (ms) until asking again can help.
+--   with probes: succeeded, failed, in flight.
 -- Invariants: settled + in flight never exceeds the budget by a grant; a probe that runs fills a place in whatever
 --   state and round, also after its lease was lost; if its place has gone to another its id is marked `!`, and it no
 --   longer counts for the verdict. Asking again under one's own id changes nothing but the expiry. A refusal writes
@@ -19,7 +19,7 @@ if not e then return view('missing', nil, nil, mended) end
 if hand then return view('ext', e, hand, mended) end
 if not renew and e.state == 'CLOSED' then return view('closed', e, nil, mended) end
 if not renew and e.state == 'OPEN' then
-  if now < e.till then return view('open', e, nil, mended, nil, {0, 0, 0, e.till - now}) end
+  if now < e.till then return view('open', e, nil, mended) end
   e = commit(key, name, e, 'HALF_OPEN', {
     token = ARGV[8], replica = ARGV[9], reason = 'cooldown_over', remaining = 0, cooldown = e.cooldown, opens = e.opens,
     failures = 0, calls = 0, error = '-', cause = ARGV[10], mode = '-', note = '',
@@ -33,11 +33,10 @@ if e.state == 'HALF_OPEN' and p[1] ~= e.token then -- leases are lost: who holds
 end
 local longest = math.max(p[5], length)
 if p[4] - now > longest then p[4], dirty = now + longest, true end
-local mine, earliest = nil, math.huge
+local mine
 for i = PROBES + 1, #p, 2 do
   if p[i] == lease or p[i] == '!' .. lease then mine = i end
   if p[i + 1] - now > longest then p[i + 1], dirty = now + longest, true end
-  earliest = math.min(earliest, p[i + 1])
 end
 local live = (#p - PROBES) / 2
 if not mine and not renew and live == 0 and p[2] + p[3] >= budget then
@@ -46,8 +45,7 @@ end
 local full = p[2] + p[3] + live >= budget
 if not mine and not renew and (p[4] > now or full) then
   if dirty then save_probes(key, p, e) end
-  local wait = p[4] > now and p[4] - now or (earliest < math.huge and earliest - now or 0)
-  return view('full', e, nil, mended, nil, {p[2], p[3], live, wait})
+  return view('full', e, nil, mended, nil, {p[2], p[3], live})
 end
 if not mine then
   mine = #p + 1
@@ -57,4 +55,4 @@ p[mine + 1], p[5] = now + length, longest
 save_probes(key, p, e)
 for _, at in ipairs({key.epoch, key.state, key.cooldown, key.failures}) do redis.pcall('PEXPIRE', at, BASE + e.cooldown) end
 local status = e.state == 'HALF_OPEN' and 'granted' or string.lower(e.state)
-return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2, 0})
+return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2})

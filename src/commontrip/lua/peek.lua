@@ -21,7 +21,7 @@ for i = 0, #KEYS / KEYS_EACH - 1 do
     status, span = hand and 'ext' or 'ok', w[2]
     local calls, failures, slow = age_window(w, span)
     counts = {calls, failures, slow, w[6], w[5], math.max(0, w[8] - now)}
-    probes = {p[1] == e.token and p[2] or 0, p[1] == e.token and p[3] or 0, (#p - PROBES) / 2, 0}
+    probes = {p[1] == e.token and p[2] or 0, p[1] == e.token and p[3] or 0, (#p - PROBES) / 2}
   end
   local reply = view(status, e, hand, got[1] and not e and 'epoch' or '', counts, probes)
   reply[#reply + 1], reply[#reply + 2] = span, got[5] or ''

@@ -1,13 +1,13 @@
 -- Say what there is of each of several breakers; make what is missing if the caller is about to admit.
 --
 -- KEYS per breaker: the block of ten.
--- ARGV per breaker: name, seed 0/1, incarnation, token, replica, window (ms), cooldown (ms).
+-- ARGV per breaker: name, seed 0/1, token, replica, window (ms), cooldown (ms).
 -- Returns a view per breaker: ok, new (seeded now), missing, ext (somebody SET the state).
 -- Invariants: without seed nothing changes but keys of a wrong type, which are removed; a seed is number 0, and
 --   takes a valid state that it finds (`epoch` was evicted, or somebody SET the state before any replica came).
 -- Called at a breaker's first use, after silence, after a gap in the subscription.
 
-local KEYS_EACH, ARGS_EACH = 10, 7
+local KEYS_EACH, ARGS_EACH = 10, 6
 local TYPES = {transitions = 'stream', learned = 'hash'}
 
 -- What people read is derived from the record, and has its TTL, whoever has written there.
@@ -37,9 +37,9 @@ for i = 0, #KEYS / KEYS_EACH - 1 do
   local e, hand, mended = judge(key, got[1], got[2])
   local status = e and (hand and 'ext' or 'ok') or 'missing'
   if not e and ARGV[a + 1] == '1' then
-    local state, cooldown = STATES[got[2] or ''] and got[2] or 'CLOSED', tonumber(ARGV[a + 6])
+    local state, cooldown = STATES[got[2] or ''] and got[2] or 'CLOSED', tonumber(ARGV[a + 5])
     e = commit(key, ARGV[a], nil, state, {
-      inc = ARGV[a + 2], token = ARGV[a + 3], replica = ARGV[a + 4], reason = 'seed', remaining = cooldown,
+      inc = ARGV[a + 2], token = ARGV[a + 2], replica = ARGV[a + 3], reason = 'seed', remaining = cooldown,
       cooldown = state == 'CLOSED' and 0 or cooldown, opens = state == 'CLOSED' and 0 or 1,
       failures = 0, calls = 0, error = '-', cause = '-', mode = '-', note = '',
     })
@@ -52,9 +52,9 @@ for i = 0, #KEYS / KEYS_EACH - 1 do
     local held, whole = load_probes(got[4])
     if not whole then wrong = wrong .. 'probes ' end
     local p = prune(held)
-    local calls, failures, slow = age_window(w, tonumber(ARGV[a + 5]))
+    local calls, failures, slow = age_window(w, tonumber(ARGV[a + 4]))
     counts = {calls, failures, slow, w[6], w[5], math.max(0, w[8] - now)}
-    probes = {p[1] == e.token and p[2] or 0, p[1] == e.token and p[3] or 0, (#p - PROBES) / 2, 0}
+    probes = {p[1] == e.token and p[2] or 0, p[1] == e.token and p[3] or 0, (#p - PROBES) / 2}
     write_again(key, e, hand)
   end
   replies[i + 1] = view(status, e, hand, wrong .. mended, counts, probes)

@@ -24,7 +24,7 @@ for i, value in ipairs(prune(load_probes(redis.call('MGET', key.probes)[1]))) do
   if i > skip or i < skip - 1 then p[#p + 1] = value end
 end
 local function reply(status)
-  return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2, 0})
+  return view(status, e, nil, mended, nil, {p[2], p[3], (#p - PROBES) / 2})
 end
 if not held then
   if skip > 0 then save_probes(key, p, e) end
