@@ -456,6 +456,21 @@ async def test_what_the_requests_own_body_raises_is_ignored(
     assert counted(auth) == IGNORED
 
 
+async def test_an_upload_arrives_as_it_was_sent(auth: Breaker) -> None:
+    """A body that is made while it is sent goes through unchanged."""
+
+    async def upload() -> AsyncIterator[bytes]:
+        yield b"a part, "
+        yield b"another"
+
+    async def echo(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=await request.aread())
+
+    async with httpx.AsyncClient(transport=BreakerTransport(auth, httpx.MockTransport(echo))) as client:
+        response = await client.post("http://auth/", content=upload())
+    assert (response.content, counted(auth)) == (b"a part, another", PASSED)
+
+
 async def test_the_policys_classification_has_its_say(breakers: Breakers, dependency: RawServer) -> None:
     """What the policy ignores is ignored, and its `result` judges responses that are no failures yet."""
 
