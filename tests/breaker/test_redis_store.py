@@ -256,12 +256,9 @@ _LIMITS = [
         for number in ("0" * 300, "0" * 301, str(10**15 + 1), "1_0", "+1", "\u0663")
     ),
     f"ab.1.cd CLOSED 0 0 0 {10**6 + 1} - 0 seed r 0 0 - - 0 - -",
-    *(
-        f"ab.1.cd CLOSED 0 0 0 0 - 0 seed {'r' * 300} 0 0 - - 0 {'x' * 300} {'x' * length}"
-        for length in (300, 301, 336, 337)
-    ),
-    f"ab.1.cd CLOSED 0 0 0 0 - 0 seed {'r' * 300} 0 0 {'p' * 45} - 0 {'x' * 300} {'x' * 300}",
-    f"ab.1.cd CLOSED 0 0 0 0 - 0 seed {'r' * 300} 0 0 {'p' * 46} - 0 {'x' * 300} {'x' * 300}",
+    *(f"ab.1.cd CLOSED 0 0 0 0 - 0 seed {'r' * 300} 0 0 - - 0 {'x' * 300} {'x' * length}" for length in (300, 301)),
+    f"ab.1.cd CLOSED 0 0 0 0 - 0 seed {'r' * 300} 0 0 {'p' * 57} - 0 {'x' * 300} {'x' * 300}",
+    f"ab.1.cd CLOSED 0 0 0 0 - 0 seed {'r' * 300} 0 0 {'p' * 58} - 0 {'x' * 300} {'x' * 300}",
 ]
 
 
