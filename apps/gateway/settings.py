@@ -3,6 +3,7 @@
 import re
 from typing import Annotated
 
+import httpx
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
@@ -53,6 +54,14 @@ class Settings(ServiceSettings):
 
 def _address(text: str) -> str:
     found = _ADDRESS.fullmatch(text)
-    if not found or int(found["port"] or 1) not in range(1, 65_536):
+    if not found or int(found["port"] or 1) not in range(1, 65_536) or not _is_host(text):
         raise ValueError(f"an address is http://host:port, not {text!r}")
     return text.rstrip("/")
+
+
+def _is_host(text: str) -> bool:
+    """Whether requests can be sent there: not every number is an IP address, not every xn--… a name."""
+    try:
+        return bool(httpx.URL(text).host)
+    except (httpx.InvalidURL, UnicodeError):
+        return False

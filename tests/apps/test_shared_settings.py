@@ -103,6 +103,9 @@ def test_a_token_fits_a_header(kind: Any, variable: str, value: str, monkeypatch
         "/p=http://me:secret@a",
         "/p=http://a?x=1",
         "/p=http://a#x",
+        "/p=http://10.0.0.256",
+        "/p=http://[::::]",
+        "/p=http://xn--a",
         ";",
     ],
 )
