@@ -92,7 +92,7 @@ class Proxy:
             address = candidates.popleft()
             try:
                 return await self._transport.handle_async_request(self._request(scope, caller, address))
-            except (asyncio.CancelledError, httpx.ReadTimeout):
+            except (asyncio.CancelledError, httpx.ReadTimeout, httpx.WriteTimeout):
                 if not (caller.gone or caller.waiting):  # else it is the caller who was not in time
                     address.refuse(self._settings.skip_seconds)
                 raise

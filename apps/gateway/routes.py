@@ -22,7 +22,7 @@ class Address:
         self.refused_until = 0.0
 
     def refuse(self, seconds: float) -> None:
-        """Note that nobody is there: it is tried last for so many seconds."""
+        """Note that nobody is there, or nobody answers: it is tried last for so many seconds."""
         self.refused_until = monotonic() + seconds
 
 

@@ -31,7 +31,9 @@ class Settings(ServiceSettings):
     concurrency: Count = Field(500, description="requests under way at once; one more gets 503")
     streams: Count = Field(1_000, description="event streams open at once, beside these")
     body_bytes: int = Field(10_485_760, ge=0, le=2**40, description="bytes of a request's body at most")
-    skip_seconds: Seconds = Field(2.0, description="seconds for which an address that refused is not tried first")
+    skip_seconds: Seconds = Field(
+        2.0, description="seconds for which an address that refused or hung is not tried first"
+    )
     trust_forwarded: bool = Field(
         False, description="whether clients' X-Forwarded-* are believed: only behind a proxy that sets them"
     )

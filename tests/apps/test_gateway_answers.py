@@ -112,6 +112,19 @@ async def test_who_does_not_answer_in_time_is_not_asked_first(gateway: Gateways,
     assert [(await client.get("/profile/ada")).status_code for _ in range(4)] == [200] * 4
 
 
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.WriteTimeout])
+async def test_who_stands_still_is_not_asked_first(
+    error: type[httpx.TimeoutException], gateway: Gateways, upstream: respx.MockRouter
+) -> None:
+    """An address that says nothing for `idle_seconds`, or takes nothing of a body, is left alone for a while."""
+    upstream.route().mock(side_effect=[error("slow"), *[httpx.Response(200)] * 4])
+    client = await gateway(skip_seconds=60)
+    problem(await client.get("/profile/ada"), 504)
+    assert [(await client.get("/profile/ada")).status_code for _ in range(4)] == [200] * 4
+    first, *others = [call.request.url.host for call in upstream.calls]
+    assert first not in others
+
+
 BEFORE = [httpx.ReadError("reset"), httpx.WriteError("reset"), httpx.RemoteProtocolError("disconnected")]
 
 

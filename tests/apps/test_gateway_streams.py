@@ -286,6 +286,27 @@ async def test_caller_stalls(profile: Upstream, gateway: Gateways) -> None:
     await asyncio.wait_for(profile.left.wait(), 2)
 
 
+@pytest.mark.parametrize(("sent", "seconds"), [(b"abc", 60), (b"a", 0.1)], ids=["leaves", "stalls"])
+async def test_who_asks_takes_no_address_out_of_turn(
+    sent: bytes, seconds: float, profile: Upstream, gateway: Gateways, client: httpx.AsyncClient
+) -> None:
+    """It is not held against an address that a caller has left it, or sent no body in time."""
+    profile.answer = hang
+    addresses = (profile.url, f"http://localhost:{profile.port}")
+    door = await gateway(routes={"/": addresses}, first_byte_seconds=seconds, skip_seconds=60)
+    _, writer = await asyncio.open_connection("127.0.0.1", door.port)
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 3\r\n\r\n" + sent)
+    await eventually(lambda: len(profile.heads) == 1, "the request to arrive")
+    if sent == b"abc":
+        writer.transport.abort()
+    await asyncio.wait_for(profile.left.wait(), 5)
+    writer.transport.abort()
+    profile.answer = profile.ok
+    for _ in range(4):
+        assert (await client.get(door.url)).text == "ok"
+    assert sum(b"host: localhost" in head for head in profile.heads[1:]) == 2
+
+
 @pytest.mark.parametrize(
     "body",
     [
