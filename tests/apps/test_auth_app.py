@@ -16,7 +16,7 @@ from apps.auth.settings import Settings
 from apps.shared.connection import BrokenOffError
 from apps.shared.redis import connect
 from apps.shared.settings import RedisSettings, SettingsError
-from tests.apps.running import comes, problem
+from tests.apps.running import comes, problem, served
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.waiting import eventually
@@ -135,11 +135,8 @@ async def test_slow(auth: Auths) -> None:
     assert time.monotonic() - started >= 0.1
 
 
-@pytest.mark.parametrize("kind", ["slow", "error"])
-async def test_a_late_fault_ends_with_its_order(kind: str, auth: Auths) -> None:
-    """Who waits for a late fault gets what auth has to say as soon as the fault is taken back."""
-    client = await auth(faults=True)
-    await client.put("/faults", json={"kind": kind, "latency_seconds": 50, "expires_seconds": 60})
+async def asked(client: httpx.AsyncClient) -> "asyncio.Task[httpx.Response]":
+    """Ask for a user; the question has arrived, and waits for its answer."""
     waiting = asyncio.create_task(client.get("/users/ada"))
 
     async def arrived() -> bool:
@@ -147,9 +144,32 @@ async def test_a_late_fault_ends_with_its_order(kind: str, auth: Auths) -> None:
 
     await comes(arrived, "the request to arrive")
     assert not waiting.done()
-    await client.delete("/faults")
+    return waiting
+
+
+OTHER = {"kind": "error", "rate": 0, "expires_seconds": 60}
+
+
+@pytest.mark.parametrize("kind", ["slow", "error"])
+@pytest.mark.parametrize("end", [{"method": "DELETE"}, {"method": "PUT", "json": OTHER}], ids=["back", "replaced"])
+async def test_a_late_fault_ends_with_its_order(end: dict[str, Any], kind: str, auth: Auths) -> None:
+    """Who waits for a late fault gets what auth has to say as soon as the fault is taken back or replaced."""
+    client = await auth(faults=True)
+    await client.put("/faults", json={"kind": kind, "latency_seconds": 50, "expires_seconds": 60})
+    waiting = await asked(client)
+    assert (await client.request(url="/faults", **end)).status_code == 200
     answer = await asyncio.wait_for(waiting, 5)
     assert (answer.status_code, answer.json()["user_id"]) == (200, "ada")
+
+
+async def test_a_late_fault_ends_at_drain(redis_url: str, prefix: str) -> None:
+    """Who waits for a late fault is answered well as soon as auth drains."""
+    app = auth_app.create_app(Settings(redis_url=redis_url, redis_prefix=prefix, faults=True))
+    async with served(app) as client:
+        await client.put("/faults", json={"kind": "error", "latency_seconds": 50, "expires_seconds": 60})
+        waiting = await asked(client)
+        app.state.health.drain()
+        assert (await asyncio.wait_for(waiting, 5)).status_code == 200
 
 
 async def test_roles_are_kept_by_nobody_in_between(auth: Auths) -> None:
@@ -172,13 +192,7 @@ async def test_hanging_ends_with_the_fault(auth: Auths) -> None:
     """Who hangs is let go when the fault is taken back, without an answer."""
     client = await auth(faults=True)
     await client.put("/faults", json={"kind": "hang", "expires_seconds": 60})
-    hanging = asyncio.create_task(client.get("/users/ada"))
-
-    async def arrived() -> bool:
-        return bool((await client.get("/stats")).json()["received"] == 1)
-
-    await comes(arrived, "the request to arrive")
-    assert not hanging.done()
+    hanging = await asked(client)
     await client.delete("/faults")
     with pytest.raises(BrokenOffError):
         await asyncio.wait_for(hanging, 1)
