@@ -1,5 +1,6 @@
 """Who runs where: from the environment, from `.env`, or by default."""
 
+import dataclasses
 import os
 import platform
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def places(free: None) -> Places:  # noqa: ARG001 - it sets the environment
     """The system, laid out."""
     return find_places()
+
+
+@pytest.mark.parametrize("name", ["auth", "gateway"])
+async def test_a_service_that_ends_at_its_start_is_one_line(name: str, places: Places) -> None:
+    """Whoever ends before all are ready is named, with its last words."""
+    places = dataclasses.replace(places, profiles=())  # which only take their time
+    [place] = [place for place in places.services if place.name == name]
+    place.env["LOG_LEVEL"] = "loud"
+    with pytest.raises(TroubleError, match=rf"^{name} ended with status 2: {name}: LOG_LEVEL: [^\n]*$"):
+        async with Children(lambda *_: None, patience=1) as children:
+            await children.during(system.start(children, places))
 
 
 async def test_no_redis_to_start_is_one_line(monkeypatch: pytest.MonkeyPatch, places: Places) -> None:
