@@ -45,20 +45,21 @@ def test_auth_gone(release: Release, seen: Seen) -> None:
 
 
 def test_killed_with_a_probe(release: Release, seen: Seen) -> None:
-    """A replica is killed while it holds a probe: its place is free again after the lease, and the circuit closes."""
+    """A replica is killed while it holds a probe: its place is free again after the lease, and the circuit closes.
+
+    Auth stays slow until then: the kubelet takes a moment to kill, in which an answer could still be counted.
+    """
     release.open_circuit(3)
     asked = release.asked()
-    with release.caller.load(release.user):
-        release.order_fault(kind="slow", latency_seconds=LATE)
+    with release.caller.load(release.user), release.fault(kind="slow", latency_seconds=LATE):
         until("a probe to be at auth", lambda: release.asked() - asked, 10)
         victim = next(iter(release.asked() - asked))
         release.namespace.kubectl("delete", "pod", victim, "--grace-period=0", "--force")
         killed = time.monotonic()
         until("the probe's place to be lost", lambda: victim not in release.fleet(), 5)
-        release.heal()
-        closed = release.await_agreement("CLOSED") and time.monotonic() - killed
+        closed = release.await_agreement("CLOSED", within=30) and time.monotonic() - killed
     seen(f"{victim} killed with a probe under way; all closed {closed:.1f} s later (a lease is {LEASE:g} s)")
-    assert LEASE < closed < MERCY + LEASE + 2
+    assert LEASE < closed < MERCY + LEASE + LATE + 4
     release.scale("profile", 3)
 
 
