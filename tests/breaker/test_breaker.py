@@ -469,7 +469,8 @@ async def test_a_slow_probe_has_failed(breakers: Breakers, clock: FakeClock) -> 
 
 async def test_a_hanging_probe_fails_at_its_limit(breakers: Breakers) -> None:
     """A probe that hangs counts as failed at the probe limit, while it still hangs."""
-    settings = {"probe_lease": 0.1, "probe_limit": 0.1, "cooldown": Cooldown(0.01, 1, 30, 0)}
+    # The limit lies between two renewals, however late these are.
+    settings = {"probe_lease": 0.3, "probe_limit": 0.35, "cooldown": Cooldown(0.01, 1, 30, 0)}
     auth = breakers.get("auth", policy(ConsecutiveFailures(1), **settings))
     await opened(breakers, auth, 1)
     await eventually(lambda: auth.snapshot.remaining == 0, "the cooldown to end")
