@@ -76,13 +76,13 @@ class BreakerTransport(httpx.AsyncBaseTransport):
         if isinstance(breaker, Breakers):
             breaker = breaker.get(name_of(self._key(request)), self._policy)
         call = await breaker.admit()
-        upload = _Upload(request.stream)
+        upload = None
         if not isinstance(request.stream, httpx.ByteStream):  # which cannot raise
-            request.stream = upload
+            request.stream = upload = _Upload(request.stream)
         try:
             response = await self._transport.handle_async_request(request)
         except BaseException as error:
-            await _raised(call, error, ours=error is upload.error)
+            await _raised(call, error, ours=upload is not None and error is upload.error)
             raise
         if response.status_code in self._failing:
             asked = retry_after(response) if response.status_code in _SPEAKS_FOR_ALL else 0.0

@@ -418,6 +418,13 @@ async def test_refused_body_goes_elsewhere(profile: Upstream, gateway: Gateways,
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-type: text/event-stream\r\n\r\n"
 
 
+async def one_event(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Begin an event stream that says one thing and goes on until the other side leaves."""
+    writer.write(STREAM + b"9\r\ndata: 1\n\n\r\n")
+    await reader.read(1)
+    raise ConnectionError
+
+
 async def test_event_streams_have_places_of_their_own(
     profile: Upstream, gateway: Gateways, client: httpx.AsyncClient, stack: AsyncExitStack
 ) -> None:
@@ -426,9 +433,7 @@ async def test_event_streams_have_places_of_their_own(
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"/events" not in profile.heads[-1]:
             return await profile.ok(reader, writer)
-        writer.write(STREAM + b"9\r\ndata: 1\n\n\r\n")
-        await reader.read(1)
-        raise ConnectionError
+        return await one_event(reader, writer)
 
     profile.answer = answer
     door = await gateway(concurrency=1, streams=2)
@@ -447,13 +452,7 @@ async def test_an_event_stream_that_comes_at_drain_may_come_again(
     profile: Upstream, gateway: Gateways, client: httpx.AsyncClient
 ) -> None:
     """It is ended in order and not refused: after an error an EventSource does not come again."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM + b"9\r\ndata: 1\n\n\r\n")
-        await reader.read(1)
-        raise ConnectionError
-
-    profile.answer = answer
+    profile.answer = one_event
     door = await gateway(drain_seconds=5)
 
     async def draining() -> bool:
@@ -471,13 +470,7 @@ async def test_event_streams_end_at_drain(
     profile: Upstream, gateway: Gateways, client: httpx.AsyncClient, logged: pytest.LogCaptureFixture
 ) -> None:
     """When the gateway drains, its event streams end in order, and profile sees them end."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM + b"9\r\ndata: 1\n\n\r\n")
-        await reader.read(1)
-        raise ConnectionError
-
-    profile.answer = answer
+    profile.answer = one_event
     door = await gateway()
     async with client.stream("GET", f"{door.url}/events") as response:
         pieces = response.aiter_bytes()

@@ -322,13 +322,17 @@ async def test_flushed_before_the_fleet_is_left_the_last_span_is_noted(server: S
         assert set(told(server, prefix)) == {epoch_of(one)}
 
 
-async def test_what_has_not_arrived_is_not_noted(
-    server: Server, prefix: str, join: Join, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A batch that was given up is as if it had never been sent: others may have more luck, or this one later."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a batch up at once, and rest for a moment only."""
     monkeypatch.setattr(_delivery, "_PAUSE", 0.001)
     monkeypatch.setattr(_delivery, "TRY_FOR", 0.01)
     monkeypatch.setattr(_delivery, "_REST", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_has_not_arrived_is_not_noted(server: Server, prefix: str, join: Join) -> None:
+    """A batch that was given up is as if it had never been sent: others may have more luck, or this one later."""
     async with join(works=False) as one:
         await one.trip()
         epoch = epoch_of(one)
@@ -339,13 +343,9 @@ async def test_what_has_not_arrived_is_not_noted(
         await eventually(lambda: one.sent(epoch) == 1, "the span")
 
 
-async def test_after_a_long_outage_what_was_given_up_is_sent_without_any_news(
-    join: Join, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("impatient")
+async def test_after_a_long_outage_what_was_given_up_is_sent_without_any_news(join: Join) -> None:
     """Whoever gave a batch up tries again after a rest, as often as need be: no further transition has to come."""
-    monkeypatch.setattr(_delivery, "_PAUSE", 0.001)
-    monkeypatch.setattr(_delivery, "TRY_FOR", 0.01)
-    monkeypatch.setattr(_delivery, "_REST", 0.1)
     async with join(works=False) as one:
         await one.trip()
         epoch = epoch_of(one)
