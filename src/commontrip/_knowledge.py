@@ -135,7 +135,7 @@ class Knowledge:
         if self.local or found.epoch.incarnation != shared.epoch.incarnation or newer == 0:
             self.suspect()
         elif newer > 0:
-            self._adopt(found, self._replica.line.now() if self._replica.line.synchronized else found.since)
+            self._adopt(found, self._replica.line.at_least() if self._replica.line.synchronized else found.since)
 
     def looked(self, state: str, record: str) -> None:
         """Compare with what the store's keys hold: any difference is a reason to read."""

@@ -37,6 +37,7 @@ class Line:
         self.down = False
         self.synchronized = False
         self.offset = time.time() - clock()
+        self._doubt = 0.0  # how far off the offset may be
         self._clock = clock
         self._listeners = listeners
         self._answered_at = clock()
@@ -45,6 +46,10 @@ class Line:
     def now(self) -> float:
         """Return the store's clock, as far as known."""
         return self._clock() + self.offset
+
+    def at_least(self) -> float:
+        """Return the earliest that the store's clock may show: reckoned from it, no cooldown ends too soon."""
+        return self.now() - self._doubt
 
     async def call(
         self, operation: str, work: Coroutine[Any, Any, T], *, patience: float = PATIENCE, vital: bool = True
@@ -76,6 +81,7 @@ class Line:
         view = answer[0] if isinstance(answer, list) and answer else answer
         if isinstance(view, View):
             self.offset = view.now - (started + self._answered_at) / 2
+            self._doubt = (self._answered_at - started) / 2
             self.synchronized = True
 
     def _unwell(self, error: StoreUnavailableError, started: float, *, vital: bool) -> None:

@@ -118,8 +118,10 @@ class Places:
                 return
             probe.end(Outcome.CANCELLED)  # the round is over, or the lease may have run out on the way
         if view.status in ("full", "open"):
-            self._cautious = True
-            circuit.rest_until = circuit.clock() + circuit.replica.rest()
+            self._cautious, rest = True, circuit.replica.rest()
+            if view.status == "open" and view.transition:  # asked too early, for which there is no reason to be late
+                rest = min(rest, view.transition.until - view.now)
+            circuit.rest_until = circuit.clock() + rest
             circuit.arrange()
         self.wake()
 

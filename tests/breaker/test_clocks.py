@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ from commontrip import (
     State,
     SuccessRatio,
 )
+from commontrip._transition import parse
 from commontrip.redis import RedisStore
-from tests.breaker.members import Boom, policy
+from tests.breaker.members import Boom, joins, policy
 from tests.support.dependency import Dependency
 from tests.support.fleet import Fleet, history
 from tests.support.replica import StopsToTrip
@@ -177,3 +179,39 @@ async def test_race_29_a_replica_that_slept_does_not_trip_on_old_facts(server: S
     print(f"race 29: {facts} failures known, slept 2 s, {len(made) - 1} transitions")
     assert facts == "3"
     assert [one.reason for one in made] == ["seed"]
+
+
+async def test_a_replica_that_asked_over_a_slow_way_probes_no_sooner(redis_url: str, prefix: str) -> None:
+    """A question that was long under way says little of the store's clock: who hears of a trip after it waits longer.
+
+    Else its first ask after the cooldown would be early, the call refused, and the next one a pause later.
+    """
+    join = joins(redis_url, prefix, policy(FailureCount(3), cooldown=0.2))
+    async with join() as a, join() as b:
+        await a.succeed()
+        await b.succeed()
+        b.store.delay("request", 0.08, of="record")
+        await b.breakers.flush()
+        await a.fail(3)
+        await b.sees(State.OPEN)
+        await eventually(lambda: not b.breaker.snapshot.remaining, "the cooldown to end")
+        probe = await b.breaker.admit()
+        assert b.store.count("lease") == 1
+        probe.end(Outcome.SUCCESS)
+
+
+async def test_who_asked_too_early_rests_until_the_cooldown_is_over(redis_url: str, prefix: str) -> None:
+    """The store says how long that is; in a large fleet the pause after a refusal is longer."""
+    join, key = joins(redis_url, prefix, policy(FailureCount(3), cooldown=2)), f"{prefix}:auth:v1:epoch"
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        redis.zadd(f"{prefix}:replicas", {f"replica-{number}": 9e15 for number in range(20)})
+        async with join(fleet_rate=10) as member:
+            await member.succeed()
+            await member.fail(3)
+            await member.sees(State.OPEN)
+            await eventually(lambda: not member.breaker.snapshot.remaining, "the cooldown to end")
+            opened = parse(str(redis.get(key)))
+            redis.set(key, replace(opened, until=opened.until + 1).record())
+            refused = await member.refused()
+            assert 0 < refused.retry_after <= 1
+            assert member.breakers._started().rest() > 3

@@ -283,9 +283,23 @@ MUTANTS = (
     Mutant(
         "no rest after a refusal",
         "_places.py",
-        "circuit.clock() + circuit.replica.rest()",
+        "circuit.clock() + rest",
         "0.0",
         ("test_probes.py::test_t01_the_probe_budget_is_the_fleets",),
+    ),
+    Mutant(
+        "who asked too early rests as long as any other",
+        "_places.py",
+        "min(rest, view.transition.until - view.now)",
+        "rest",
+        ("test_clocks.py::test_who_asked_too_early_rests_until_the_cooldown_is_over",),
+    ),
+    Mutant(
+        "the store's clock may be ahead of itself",
+        "_line.py",
+        "self.now() - self._doubt",
+        "self.now()",
+        ("test_clocks.py::test_a_replica_that_asked_over_a_slow_way_probes_no_sooner",),
     ),
     # -- nobody waits, and a replica never outruns itself
     Mutant(
