@@ -25,7 +25,7 @@ from commontrip._calls import Call
 from commontrip.redis import RedisStore
 from tests.support.servers import Server
 from tests.support.unreliable_store import Clock, UnreliableStore
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Boom(Exception):  # noqa: N818 - what the dependency did
@@ -36,9 +36,9 @@ class Member(Listener):
     """One replica: its store, its breaker `auth`, and what it told its listeners."""
 
     def __init__(self, url: str, prefix: str, policy: Policy, clock: Clock | None = None, **settings: Any) -> None:
-        """Prepare a replica; `settings` are those of `Breakers`."""
+        """Prepare a replica; `settings` are those of `Breakers`, whose store budget no busy machine uses up."""
         self.store = UnreliableStore(RedisStore.from_url(url, prefix=prefix), clock)
-        self.breakers = Breakers(self.store, listeners=[self], **settings)
+        self.breakers = Breakers(self.store, listeners=[self], **{"store_budget": PATIENCE} | settings)
         self.policy = policy
         self.applied: list[Applied] = []
         self.reports: list[Report] = []
@@ -72,23 +72,20 @@ class Member(Listener):
 
     async def succeed(self, times: int = 1) -> None:
         """Make calls that succeed."""
-        await self._acquainted()
         for _ in range(times):
             async with self.breaker:
                 pass
 
     async def fail(self, times: int = 1) -> None:
         """Make calls that fail."""
-        await self._acquainted()
         for _ in range(times):
             with pytest.raises(Boom):
                 async with self.breaker:
                     raise Boom
 
-    async def _acquainted(self) -> None:
-        """See that the first call is not refused because a busy machine took longer than 50 ms over the first read."""
-        if not self.epoch:
-            await asyncio.wait({self.breaker._circuit.knowledge.reread()}, timeout=5)
+    def hurry(self) -> None:
+        """Let calls wait for the store from now on as long as they would by default, and no longer."""
+        self.breaker._circuit.replica.budget = 0.05
 
     async def refused(self) -> CircuitOpenError:
         """Make a call that must be refused."""

@@ -13,7 +13,6 @@ from commontrip import Breaker, Breakers, CircuitOpenError, ConsecutiveFailures,
 from commontrip.starlette import BreakerRoutes, circuit_open
 from tests.support.waiting import eventually
 
-PATIENCE = 5.0  # a busy machine is not what these tests are about
 TOKEN = "correct horse"  # noqa: S105 - opens nothing
 POLICY = Policy(trip=ConsecutiveFailures(1), recover=SuccessRatio(1, probes=1), cooldown=Cooldown(30, jitter=0))
 ORDER = {"override": "FORCED_OPEN", "author": "ann", "reason": "tests the brakes", "seconds": 60}

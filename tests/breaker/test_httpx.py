@@ -33,7 +33,7 @@ from commontrip.httpx import BreakerTransport, name_of, retry_after
 from commontrip.redis import RedisStore
 from commontrip.testing import FakeClock
 from tests.support.servers import free_port
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 TOLERANT = Policy(trip=ConsecutiveFailures(1000))
 STRICT = Policy(
@@ -42,7 +42,6 @@ STRICT = Policy(
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 IMPATIENT = httpx.Timeout(5, read=0.05)
-PATIENCE = 5.0  # a busy machine is not what these tests are about
 FAILED, PASSED, IGNORED, LEFT = (
     {outcome: 1} for outcome in (Outcome.FAILURE, Outcome.SUCCESS, Outcome.IGNORED, Outcome.CANCELLED)
 )

@@ -31,7 +31,8 @@ def numbers(member: Member) -> list[int]:
 
 async def quiet(member: Member) -> None:
     """Wait until the replica has sent by itself what it has counted."""
-    await eventually(lambda: member.store.silence("record") > 2 * INTERVAL, "the last batch")
+    ledger = member.breaker._circuit.ledger
+    await eventually(lambda: not ledger.waiting and member.store.silence("record") > 2 * INTERVAL, "the last batch")
 
 
 async def test_race_01_a_repeated_batchs_reply_clears_only_that_batch(join: Join) -> None:
@@ -115,6 +116,7 @@ async def test_race_04_a_place_that_nobody_took_is_given_back(redis_url: str, pr
     join = joins(redis_url, prefix, policy(ConsecutiveFailures(1), cooldown=0.05, probe_lease=9))
     async with join() as a:
         await a.half_open()
+        a.hurry()
         held = a.store.hold("reply", "lease")
         await a.refused()
         await held.release()

@@ -73,6 +73,7 @@ async def test_a_grant_older_than_its_lease_admits_nobody(redis_url: str, prefix
     async with join() as a, join() as b:
         await b.succeed()
         await a.half_open()
+        a.hurry()
         held = a.store.hold("reply", "lease")
         await a.refused()
         mine = await probe(b)

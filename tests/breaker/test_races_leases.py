@@ -79,6 +79,7 @@ async def test_race_07_a_late_grant_serves_the_next_caller(join: Join) -> None:
     """Race 7: a grant that comes after the store budget is kept for the next caller, who asks nobody."""
     async with join() as a:
         await a.half_open()
+        a.hurry()
         held = a.store.hold("reply", "lease")
         await a.refused()
         await held.release()

@@ -17,9 +17,9 @@ from commontrip import Breaker, Breakers, CircuitOpenError, MemoryStore, Report,
 from commontrip.redis import RedisStore
 from commontrip.starlette import BreakerRoutes, _stream, circuit_open, lifespan
 from commontrip.testing import FakeClock
-from tests.breaker.site import ORDER, PATIENCE, POLICY, TOKEN, Site, Watcher, body_of, trip
+from tests.breaker.site import ORDER, POLICY, TOKEN, Site, Watcher, body_of, trip
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 @pytest.fixture

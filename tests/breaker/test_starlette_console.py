@@ -38,8 +38,8 @@ from commontrip.starlette import BreakerRoutes, _fleet, _watch
 from commontrip.starlette._fleet import Fleet
 from commontrip.starlette._picture import gauges, parts
 from commontrip.testing import FakeClock
-from tests.breaker.site import ORDER, PATIENCE, POLICY, TOKEN, Site, Watcher, body_of, trip
-from tests.support.waiting import eventually
+from tests.breaker.site import ORDER, POLICY, TOKEN, Site, Watcher, body_of, trip
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Store(MemoryStore):

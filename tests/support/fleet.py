@@ -18,7 +18,7 @@ from typing import Any, Self
 from commontrip import Policy, Transition
 from commontrip.redis import RedisStore
 from tests.support.dependency import Dependency
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 _ROOT = Path(__file__).parents[2]
 
@@ -160,8 +160,12 @@ class Fleet:
         await asyncio.gather(*(self.enter(process, url, prefix, policies, **how) for process in self.all))
 
     async def enter(self, process: Process, url: str, prefix: str, policies: Mapping[str, Policy], **how: Any) -> None:
-        """Let one enter; `how` is a `skew` of its clock, a `layout`, or a setting of `Breakers`."""
+        """Let one enter; `how` is a `skew` of its clock, a `layout`, or a setting of `Breakers`.
+
+        No busy machine uses up their store budget, unless it is set.
+        """
         packed = {name: base64.b64encode(pickle.dumps(policy)).decode() for name, policy in policies.items()}
+        how = {"store_budget": PATIENCE} | how
         how |= {"name": process.name, "port": self._dependency.port, "policies": packed}
         await process.do("join", url=url, prefix=prefix, **how)
 

@@ -177,7 +177,7 @@ class Replica:
         self._outcomes: Counter[str] = Counter()
         self._slowest: dict[str, float] = {}
         self._late: Counter[str] = Counter()
-        self._budget = 0.05
+        self._budget = 0.0
 
     async def join(
         self,
@@ -186,6 +186,7 @@ class Replica:
         name: str,
         port: int,
         policies: dict[str, str],
+        store_budget: float,
         skew: float = 0.0,
         layout: str = "",
         **settings: Any,
@@ -196,12 +197,12 @@ class Replica:
             time.time = lambda: right() + skew
         if layout:
             commontrip.redis.LAYOUT = layout
-        self._budget = settings.get("store_budget", self._budget)
+        self._budget = store_budget
         self._client = Client(port, name)
         self._stack.callback(self._client.close)
         # Longer than any test's: on a slow machine more is made before the last look at it.
         store = commontrip.redis.RedisStore.from_url(url, prefix=prefix, history=10_000)
-        fleet = Breakers(store, listeners=[Telling()], replica=name, **settings)
+        fleet = Breakers(store, listeners=[Telling()], replica=name, store_budget=store_budget, **settings)
         await self._stack.enter_async_context(fleet)
         for breaker, policy in policies.items():
             self._breakers[breaker] = fleet.get(breaker, _unpack(policy))

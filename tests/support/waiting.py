@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+PATIENCE = 5.0
+"""Seconds of store budget where a busy machine is not what a test is about."""
 _INTERVAL = 0.005
 
 
