@@ -101,7 +101,7 @@ async def test_full_memory_forgets_nothing_unwritten(replica: Memories) -> None:
 
 async def test_full_memory_forgets_nothing_that_is_being_written(replica: Memories) -> None:
     """A refusal on its way to Redis is not pushed out by other users either: the way may fail."""
-    memory = await replica(users=2)
+    memory = await replica(users=2, budget=60.0)
     go, exchange = asyncio.Event(), memory._shelf.exchange
 
     async def fails(user: str, answers: Known = ()) -> tuple[Known, float]:
