@@ -23,7 +23,7 @@ from commontrip import (
 )
 from commontrip.redis import RedisStore
 from tests.breaker.members import Boom, Join, Member, joins, policy
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Busy(Exception):  # noqa: N818 - what the dependency did
@@ -169,7 +169,7 @@ async def test_t17_a_raising_listener_changes_nothing(
     rude = Rude(error)
     opens = policy(FailureCount(3), cooldown=0.1)
     store = RedisStore.from_url(server.url, prefix=prefix)
-    async with Breakers(store, listeners=[rude]) as breakers:
+    async with Breakers(store, listeners=[rude], store_budget=PATIENCE) as breakers:
         breaker = breakers.get("auth", opens)
         assert await breaker.call(_answer) == 42
         server.cli("SET", f"{prefix}:auth:state", "nonsense")

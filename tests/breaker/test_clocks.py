@@ -27,7 +27,7 @@ from tests.support.dependency import Dependency
 from tests.support.fleet import Fleet, history
 from tests.support.replica import StopsToTrip
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 HOUR = 3600.0
 
@@ -109,7 +109,7 @@ async def test_t15_every_key_expires_and_outlives_the_open_period(server: Server
     base, cooldown, forced = 60.0, 300.0, 900.0
     opens = policy(FailureCount(3), cooldown=cooldown)
     order: dict[str, Any] = {"author": "t15", "reason": "to be held"}
-    async with Breakers(RedisStore.from_url(server.url, prefix=prefix, ttl=base)) as breakers:
+    async with Breakers(RedisStore.from_url(server.url, prefix=prefix, ttl=base), store_budget=PATIENCE) as breakers:
         breaker = breakers.get("auth", opens)
         await fail(breaker, 2)
         await breakers.flush()

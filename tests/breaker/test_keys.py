@@ -14,7 +14,7 @@ from tests.breaker.members import Boom, joins, policy
 from tests.support.cluster import Cluster
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 async def test_t21_calls_cost_no_command_and_a_probe_two(proxy: Proxy, prefix: str) -> None:
@@ -138,7 +138,8 @@ async def test_t22_no_two_breakers_share_a_key(server: Server, prefix: str) -> N
         with pytest.raises(ValueError, match="prefix must be"):
             RedisStore.from_url(server.url, prefix=name)
     stores = [RedisStore.from_url(server.url, prefix=one) for one in (prefix, f"{prefix}.auth")]
-    async with Breakers(stores[0]) as first, Breakers(stores[1]) as second:
+    one, another = (Breakers(store, store_budget=PATIENCE) for store in stores)
+    async with one as first, another as second:
         for name in _HOSTILE:
             with pytest.raises(ValueError, match="name must be"):
                 first.get(name)

@@ -42,7 +42,7 @@ from commontrip._transition import Epoch
 from commontrip.opentelemetry import Telemetry, span_ids
 from commontrip.redis import RedisStore
 from tests.support.servers import free_port
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 POLICY = Policy(
     trip=ConsecutiveFailures(2),
@@ -90,7 +90,7 @@ async def running(store: Store, policy: Policy = POLICY) -> AsyncIterator[Replic
     """Start a replica with a breaker `auth` that has admitted a call."""
     exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
     telemetry = Telemetry(exporter, meter_provider=MeterProvider([reader]))
-    async with telemetry, Breakers(store, listeners=[telemetry]) as breakers:
+    async with telemetry, Breakers(store, listeners=[telemetry], store_budget=PATIENCE) as breakers:
         telemetry.watch(breakers)
         replica = Replica(breakers, breakers.get("auth", policy), telemetry, exporter, reader)
         await eventually_closed(replica)
