@@ -52,7 +52,7 @@ def _arguments() -> argparse.Namespace:
 
 async def _measure(names: list[str]) -> tuple[Report, str]:
     report = Report()
-    with server.start() as running:
+    with server.prepare() as running:
         say(f"bench: {', '.join(names)}; on {running.version}, {os.cpu_count()} cores")
         for name in names:
             setattr(report, name, await _PARTS[name](running))

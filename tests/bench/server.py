@@ -23,12 +23,12 @@ SLOW = 5_000
 """Microseconds at the server that no command may exceed."""
 
 
-def start(connections: int = 10_000) -> Server:
-    """Start the server; as many connections as the system gives it, at most so many."""
+def prepare(connections: int = 10_000) -> Server:
+    """Make the server, which `with` starts; as many connections as the system gives it, at most so many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = connections + 100 if hard == resource.RLIM_INFINITY else min(connections + 100, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
-    return Server("--maxclients", str(connections), "--slowlog-max-len", "20000").start()
+    return Server("--maxclients", str(connections), "--slowlog-max-len", "20000")
 
 
 def script_names() -> dict[str, str]:
