@@ -151,6 +151,14 @@ def joins(url: str, prefix: str, policy: Policy) -> Join:
     return join
 
 
+async def crowd(redis_url: str, prefix: str) -> None:
+    """Let a hundred others be in the fleet: at ten commands a second a replica has a batch in 14 s."""
+    store = RedisStore.from_url(redis_url, prefix=prefix)
+    for number in range(100):
+        await store.presence(f"other-{number}", 60)
+    await store.aclose()
+
+
 def forget(server: Server, prefix: str) -> None:
     """Lose all keys of one fleet, as FLUSHALL does."""
     keys = server.cli("KEYS", f"{prefix}:*")

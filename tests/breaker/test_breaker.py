@@ -29,7 +29,7 @@ from commontrip import (
 )
 from commontrip.redis import RedisStore
 from commontrip.testing import FakeClock, RecordingListener
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 class Boom(Exception):  # noqa: N818 - what the dependency did
@@ -321,7 +321,7 @@ async def test_a_senseless_retry_after_is_none(breakers: Breakers, way: str, jun
 async def test_a_senseless_retry_after_reaches_no_server(redis_url: str, prefix: str, junk: Any) -> None:
     """Nor does it keep an outcome from Redis, or a replica from its server."""
     settings = policy(ConsecutiveFailures(1), classify=Classify(retry_after=lambda _: junk))
-    async with Breakers(RedisStore.from_url(redis_url, prefix=prefix), store_budget=5) as breakers:
+    async with Breakers(RedisStore.from_url(redis_url, prefix=prefix), store_budget=PATIENCE) as breakers:
         auth = breakers.get("auth", settings)
         await _use(auth, "call")
         async with asyncio.timeout(5):

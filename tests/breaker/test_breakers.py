@@ -13,7 +13,7 @@ from commontrip.redis import RedisStore
 from commontrip.testing import FakeClock, RecordingListener
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 TRIPS_AT_2 = Policy(trip=ConsecutiveFailures(2), cooldown=Cooldown(30, 1, 30, 0), window=60)
 
@@ -163,7 +163,7 @@ async def test_entered_twice(breakers: Breakers) -> None:
 
 async def test_a_start_that_is_cut_short_leaves_nothing(server: Server, proxy: Proxy, prefix: str) -> None:
     """A start that is cancelled leaves no subscription behind, and can be tried again."""
-    breakers = Breakers(RedisStore.from_url(proxy.url, prefix=prefix), store_budget=5)
+    breakers = Breakers(RedisStore.from_url(proxy.url, prefix=prefix), store_budget=PATIENCE)
     proxy.freeze()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1), breakers:
@@ -199,7 +199,7 @@ async def test_a_breaker_outlives_its_process_quietly(store: MemoryStore, clock:
 
 async def test_leaving_keeps_no_first_call_waiting() -> None:
     """A caller who waits for a new incarnation to be old enough is admitted though its process leaves meanwhile."""
-    async with Breakers(MemoryStore(), store_budget=5) as breakers:
+    async with Breakers(MemoryStore(), store_budget=PATIENCE) as breakers:
         auth = breakers.get("auth")
         first = asyncio.create_task(auth.call(asyncio.sleep, 0, "first"))
         await eventually(lambda: auth.snapshot.transition is not None, "the incarnation to be made")
@@ -283,7 +283,7 @@ async def test_half_a_ttl_of_silence(clock: FakeClock) -> None:
 async def test_what_was_only_looked_at_grows_old_too(clock: FakeClock) -> None:
     """A breaker that was read and not called reads again before its first call, once half a TTL is over."""
     store = MemoryStore(clock=clock)
-    async with Breakers(store, clock=clock) as other, Breakers(store, clock=clock, store_budget=5) as breakers:
+    async with Breakers(store, clock=clock) as other, Breakers(store, clock=clock, store_budget=PATIENCE) as breakers:
         await fail(other, "auth")
         auth = breakers.get("auth", TRIPS_AT_2)
         assert (await auth.read()).counts.failures == 1

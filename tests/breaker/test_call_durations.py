@@ -26,6 +26,7 @@ from commontrip import (
 )
 from commontrip.opentelemetry import Telemetry
 from commontrip.testing import FakeClock
+from tests.support.waiting import PATIENCE
 
 CLASSIFY = Classify(ignored=(LookupError,))
 TRIP = ConsecutiveFailures(2)
@@ -90,7 +91,7 @@ def work(clock: FakeClock, seconds: float, error: BaseException | None = None) -
 async def test_every_call_that_was_admitted_is_timed(guard: Guard, policy: Policy, clock: FakeClock) -> None:
     """Good, bad, neutral, cancelled and slow ones, and probes, each once; who was refused was not called."""
     timer = Timer()
-    async with Breakers(MemoryStore(clock=clock), listeners=[timer], clock=clock, store_budget=5) as breakers:
+    async with Breakers(MemoryStore(clock=clock), listeners=[timer], clock=clock, store_budget=PATIENCE) as breakers:
         breaker = breakers.get("auth", policy)
         await guard(breaker, work(clock, 1))
         with pytest.raises(LookupError):

@@ -22,7 +22,7 @@ from commontrip import (
 )
 from commontrip._transition import parse
 from commontrip.redis import RedisStore
-from tests.breaker.members import Boom, joins, policy
+from tests.breaker.members import Boom, crowd, joins, policy
 from tests.support.dependency import Dependency
 from tests.support.fleet import Fleet, history
 from tests.support.replica import StopsToTrip
@@ -203,15 +203,15 @@ async def test_a_replica_that_asked_over_a_slow_way_probes_no_sooner(redis_url: 
 async def test_who_asked_too_early_rests_until_the_cooldown_is_over(redis_url: str, prefix: str) -> None:
     """The store says how long that is; in a large fleet the pause after a refusal is longer."""
     join, key = joins(redis_url, prefix, policy(FailureCount(3), cooldown=2)), f"{prefix}:auth:v1:epoch"
-    with Redis.from_url(redis_url, decode_responses=True) as redis:
-        redis.zadd(f"{prefix}:replicas", {f"replica-{number}": 9e15 for number in range(20)})
-        async with join(fleet_rate=10) as member:
-            await member.succeed()
-            await member.fail(3)
-            await member.sees(State.OPEN)
-            await eventually(lambda: not member.breaker.snapshot.remaining, "the cooldown to end")
+    await crowd(redis_url, prefix)
+    async with join(fleet_rate=10) as member:
+        await member.succeed()
+        await member.fail(3)
+        await member.sees(State.OPEN)
+        await eventually(lambda: not member.breaker.snapshot.remaining, "the cooldown to end")
+        with Redis.from_url(redis_url, decode_responses=True) as redis:
             opened = parse(str(redis.get(key)))
             redis.set(key, replace(opened, until=opened.until + 1).record())
-            refused = await member.refused()
-            assert 0 < refused.retry_after <= 1
-            assert member.breakers._started().rest() > 3
+        refused = await member.refused()
+        assert 0 < refused.retry_after <= 1
+        assert member.breakers._started().rest() > 3

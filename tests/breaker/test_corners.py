@@ -56,7 +56,7 @@ async def test_settled_before_the_end_waits_for_nothing(join: Join) -> None:
 
 async def test_a_caller_cancelled_as_its_place_arrives_passes_it_on(join: Join) -> None:
     """Race 6: cancelled in the very turn in which the place arrives, a caller leaves it to the next one."""
-    async with join(store_budget=5) as a:
+    async with join() as a:
         await a.half_open()
         held = a.store.hold("reply", "lease")
         caller = asyncio.create_task(a.breaker.admit())

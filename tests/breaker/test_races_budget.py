@@ -101,7 +101,7 @@ async def test_a_crowd_is_refused_when_one_of_it_fills_the_round(redis_url: str,
 
 async def test_who_comes_together_fills_the_round_together(redis_url: str, prefix: str) -> None:
     """While a place is still asked for nobody who waits for it is refused, though it is the round's last one."""
-    async with fleet(redis_url, prefix, probes=3)(store_budget=5) as a:
+    async with fleet(redis_url, prefix, probes=3)() as a:
         await a.half_open()
         await probe(a)
         both = await asyncio.gather(a.breaker.admit(), a.breaker.admit())

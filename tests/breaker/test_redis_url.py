@@ -17,6 +17,7 @@ from tests.breaker.caller import Caller
 from tests.support.proxy import Proxy
 from tests.support.sentinel import SERVICE, Sentinel
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 
 SECRET = "s3cr3tw0rd"  # noqa: S105 - of nothing that exists
 
@@ -324,7 +325,9 @@ async def test_a_store_that_comes_is_used(prefix: str, heard: RecordingListener,
     """A server that was absent at the start is used when it is there."""
     server = fresh_server()
     server.kill()
-    async with Breakers(RedisStore.from_url(server.url, prefix=prefix), listeners=[heard], store_budget=5) as breakers:
+    async with Breakers(
+        RedisStore.from_url(server.url, prefix=prefix), listeners=[heard], store_budget=PATIENCE
+    ) as breakers:
         auth = breakers.get("auth")
         await auth.call(asyncio.sleep, 0)
         assert auth.snapshot.local

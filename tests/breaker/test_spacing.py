@@ -4,18 +4,10 @@ import asyncio
 
 from commontrip import Breakers, ConsecutiveFailures, Outcome, State
 from commontrip.redis import RedisStore
-from tests.breaker.members import joins, policy
+from tests.breaker.members import crowd, joins, policy
 from tests.support.cluster import Cluster
 from tests.support.unreliable_store import UnreliableStore
 from tests.support.waiting import eventually
-
-
-async def crowd(redis_url: str, prefix: str) -> None:
-    """Let a hundred others be in the fleet: at ten commands a second a replica has a batch in 14 s."""
-    store = RedisStore.from_url(redis_url, prefix=prefix)
-    for number in range(100):
-        await store.presence(f"other-{number}", 60)
-    await store.aclose()
 
 
 async def test_a_large_fleet_spaces_out_its_batches(redis_url: str, prefix: str) -> None:

@@ -18,6 +18,7 @@ from commontrip import (
     SuccessRatio,
 )
 from commontrip.testing import FakeClock, RecordingListener
+from tests.support.waiting import PATIENCE
 
 POLICY = Policy(trip=ConsecutiveFailures(2), recover=SuccessRatio(1, probes=1), cooldown=Cooldown(30, jitter=0))
 
@@ -62,7 +63,7 @@ def heard() -> RecordingListener:
 async def breakers(clock: FakeClock, heard: RecordingListener) -> AsyncIterator[Breakers]:
     """Breakers on a store in memory."""
     store = MemoryStore(clock=clock)
-    async with Breakers(store, clock=clock, listeners=[heard], store_budget=5) as started:
+    async with Breakers(store, clock=clock, listeners=[heard], store_budget=PATIENCE) as started:
         yield started
 
 

@@ -17,6 +17,7 @@ from tests.breaker.caller import Caller
 from tests.cli.commands import Commands, closed, forced, opened
 from tests.cli.hostile import HOSTILE, is_harmless
 from tests.support.servers import Server
+from tests.support.waiting import PATIENCE
 
 VOLATILE = {"epoch", "since", "until", "override_until", "replica", "previous", "previous_since"}
 
@@ -25,7 +26,7 @@ def library(url: str, prefix: str, order: Override | None) -> None:
     """Give the same order as a replica."""
 
     async def give() -> None:
-        async with Breakers(RedisStore.from_url(url, prefix=prefix), store_budget=5) as breakers:
+        async with Breakers(RedisStore.from_url(url, prefix=prefix), store_budget=PATIENCE) as breakers:
             await breakers.get("auth").override(order, author="ann", reason="drill", seconds=600)
 
     asyncio.run(give())

@@ -99,7 +99,9 @@ class Server(Started):
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
-        """Start the server and return when it answers."""
+        """Start the server and return when it answers; a `RuntimeError` if it runs, as that one would run for ever."""
+        if self.running:
+            raise RuntimeError(f"a server runs on port {self.port} already")
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
         wait_until(self._answers, f"{self.version} to start on port {self.port}")

@@ -59,6 +59,13 @@ def test_restart_is_empty_and_on_the_same_port(fresh_server: Start) -> None:
     assert (server.port, server.cli("GET", "key")) == (port, None)
 
 
+def test_running_server_is_not_started_again(fresh_server: Start) -> None:
+    """A second start would leave the first process to run for ever."""
+    server = fresh_server()
+    with pytest.raises(RuntimeError, match=f"runs on port {server.port} already"):
+        server.start()
+
+
 def test_killed_server_refuses(fresh_server: Start) -> None:
     """Nothing listens after a kill."""
     server = fresh_server()
